@@ -1,0 +1,68 @@
+//! What can go wrong before and around the steps. Failures *of* steps are [`StepError`](crate::StepError)s.
+
+use std::path::PathBuf;
+
+use crate::broker::BrokerError;
+
+/// Why the worker, the orchestrator or a command cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Settings that make no sense: every mistake, one a line.
+    #[error("the configuration has {} {}:\n{}", .0.len(), if .0.len() == 1 { "mistake" } else { "mistakes" }, list(.0))]
+    Config(Vec<String>),
+    /// Templates that make no sense: every mistake, one a line.
+    #[error("the task templates have {} {}:\n{}", .0.len(), if .0.len() == 1 { "mistake" } else { "mistakes" }, list(.0))]
+    Templates(Vec<String>),
+    /// Steps without a handler: each as `namespace/template/step`.
+    #[error("no handler is registered for {}:\n{}", if .0.len() == 1 { "a step" } else { "some steps" }, list(.0))]
+    MissingHandlers(Vec<String>),
+    /// The broker.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The store.
+    #[error("the store {store:?} {problem}")]
+    Store {
+        /// Where the store is, without credentials.
+        store: String,
+        /// What happened, and what to do.
+        problem: String,
+    },
+    /// A port that cannot be listened on.
+    #[error("cannot listen on {address}: {source}; set {setting} to a free port")]
+    Listen {
+        /// The address.
+        address: String,
+        /// The setting it comes from.
+        setting: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file.
+    #[error("cannot read {path}: {source}", path = path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The orchestrator's API, as a client sees it.
+    #[error("{0}")]
+    Api(String),
+}
+
+impl Error {
+    /// The exit code of a program that ends with this error: 64 for what the caller must change, 69 for
+    /// what cannot be reached.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Templates(_) | Self::MissingHandlers(_) | Self::File { .. } => 64,
+            Self::Broker(BrokerError::Invalid(_)) => 64,
+            Self::Broker(_) | Self::Store { .. } | Self::Listen { .. } | Self::Api(_) => 69,
+        }
+    }
+}
+
+fn list(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("  - {line}")).collect::<Vec<_>>().join("\n")
+}

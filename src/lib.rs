@@ -1,0 +1,18 @@
+//! placeholder
+
+pub mod broker;
+pub mod config;
+mod error;
+pub mod handler;
+pub mod message;
+pub mod ops;
+pub mod outcome;
+pub mod retry;
+pub mod step;
+pub mod template;
+
+pub use config::Config;
+pub use error::Error;
+pub use handler::{HandlerRegistry, Namespace, StepHandler};
+pub use outcome::{StepError, StepResult};
+pub use step::Step;

@@ -1,0 +1,554 @@
+//! The messages between orchestrator and workers: what goes over the wire, and nothing else.
+//!
+//! Bodies are JSON. A worker answers each [`StepExecutionRequest`] with a [`StepExecutionResult`], with a
+//! retry (which *is* the next attempt's request), or with a dead letter (the request as it came, and the
+//! reason in headers). Integers are exact up to 2^53 as JSON numbers; larger ones travel as decimal strings.
+
+use std::fmt;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::de::{self, DeserializeOwned, MapAccess, SeqAccess};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::retry::RetryPolicy;
+
+/// The version of the message contract this build speaks. Fields may be added under the same version.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Names of the AMQP headers we set. Never `x-…`: brokers own that prefix and change its meaning between versions.
+pub mod header {
+    /// Attempt number the message belongs to, 1-based.
+    pub const ATTEMPT: &str = "tasker-attempt";
+    /// Why a dead letter is one; see [`DeadReason`](crate::outcome::DeadReason).
+    pub const REASON: &str = "tasker-reason";
+    /// The error text of a dead letter, shortened to fit a frame.
+    pub const ERROR: &str = "tasker-error";
+    /// The error's type of a dead letter.
+    pub const ERROR_TYPE: &str = "tasker-error-type";
+    /// The error's stable code of a dead letter, where the handler gave one.
+    pub const ERROR_CODE: &str = "tasker-error-code";
+    /// When the step was first requested (RFC 3339).
+    pub const FIRST_AT: &str = "tasker-first-at";
+    /// When the step last failed (RFC 3339).
+    pub const LAST_AT: &str = "tasker-last-at";
+    /// The worker that wrote the message.
+    pub const WORKER_ID: &str = "tasker-worker-id";
+    /// The message a replayed dead letter came from.
+    pub const REPLAYED_FROM: &str = "tasker-replayed-from";
+    /// W3C trace context.
+    pub const TRACEPARENT: &str = "traceparent";
+}
+
+/// A JSON value kept as its text: forwarded byte for byte, parsed only by whoever looks inside.
+#[derive(Clone)]
+pub struct Json(Arc<RawValue>);
+
+impl Json {
+    /// The value's JSON text.
+    pub fn get(&self) -> &str {
+        self.0.get()
+    }
+
+    /// Encodes any serialisable value.
+    ///
+    /// # Errors
+    /// When the value has no JSON form, such as a map with non-string keys.
+    pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
+        serde_json::value::to_raw_value(value).map(Self::from)
+    }
+
+    /// Reads the value as `T`.
+    ///
+    /// # Errors
+    /// When the text does not fit `T`.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(self.get())
+    }
+
+    /// The value `null`.
+    pub fn null() -> Self {
+        Self::from(RawValue::NULL.to_owned())
+    }
+
+    /// The empty object.
+    pub fn empty_object() -> Self {
+        Self::from(RawValue::from_string("{}".to_owned()).expect("an empty object is JSON"))
+    }
+}
+
+impl From<Box<RawValue>> for Json {
+    fn from(raw: Box<RawValue>) -> Self {
+        Self(Arc::from(raw))
+    }
+}
+
+impl From<serde_json::Value> for Json {
+    fn from(value: serde_json::Value) -> Self {
+        Self::encode(&value).expect("a JSON value encodes")
+    }
+}
+
+impl PartialEq for Json {
+    fn eq(&self, other: &Self) -> bool {
+        self.get() == other.get()
+    }
+}
+
+impl fmt::Debug for Json {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.get())
+    }
+}
+
+impl Default for Json {
+    fn default() -> Self {
+        Self::null()
+    }
+}
+
+impl Serialize for Json {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Box::<RawValue>::deserialize(deserializer).map(Self::from)
+    }
+}
+
+/// Asks a worker to run one attempt of one step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "wire::Request")]
+pub struct StepExecutionRequest {
+    /// See [`PROTOCOL_VERSION`].
+    pub protocol_version: u32,
+    /// The task this step belongs to.
+    pub task_uuid: Uuid,
+    /// The step; the same over all its attempts.
+    pub step_uuid: Uuid,
+    /// The namespace, which is also the queue.
+    pub namespace: String,
+    /// Name of the task's template.
+    pub task_name: String,
+    /// Version of the task's template.
+    pub task_version: String,
+    /// Name of the step within its template.
+    pub step_name: String,
+    /// What the template says about the handler.
+    pub handler: HandlerSpec,
+    /// Which execution this is, from 1.
+    pub attempt: u32,
+    /// How many executions the step may have.
+    pub max_attempts: u32,
+    /// How long one execution may take; the worker's default where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+    /// How failures of this step are retried.
+    pub retry: RetryPolicy,
+    /// The task's context, as submitted.
+    pub task_data: Json,
+    /// The results of **all transitive ancestors** of this step.
+    pub sequence_data: Vec<StepOutput>,
+    /// Groups the messages of one task, and of tasks submitted together.
+    pub correlation_id: String,
+    /// When the step was requested.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<Timestamp>,
+    /// On a retry: what the previous attempt failed with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous_error: Option<StepExecutionError>,
+    /// On a retry: when the previous attempt failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous_attempt_at: Option<Timestamp>,
+    /// On a retry: the time before which the step must not run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+}
+
+impl StepExecutionRequest {
+    /// Reads a request and checks the fields the topology depends on.
+    ///
+    /// # Errors
+    /// A sentence naming the field, for JSON that is broken, incomplete or of a later protocol.
+    pub fn decode(body: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(body)
+    }
+
+    /// The request's body.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// The id of the message of this `kind` about this attempt: the same however often it is published.
+    pub fn message_id(&self, kind: &str) -> String {
+        message_id(self.step_uuid, self.attempt, kind)
+    }
+}
+
+/// The id of the message of this `kind` about one attempt of one step.
+pub fn message_id(step_uuid: Uuid, attempt: u32, kind: &str) -> String {
+    format!("{step_uuid}:{attempt}:{kind}")
+}
+
+/// The handler a template names for a step, and its settings.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct HandlerSpec {
+    /// The handler's name, in any of the spellings templates use.
+    #[serde(default)]
+    pub callable: String,
+    /// Settings for the handler, free-form.
+    #[serde(default = "Json::empty_object")]
+    pub initialization: Json,
+}
+
+/// One earlier step and what it returned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepOutput {
+    /// The step's name.
+    pub step_name: String,
+    /// What its handler returned.
+    pub result: Json,
+}
+
+/// What became of one attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepExecutionResult {
+    /// See [`PROTOCOL_VERSION`].
+    #[serde(default = "current_version")]
+    pub protocol_version: u32,
+    /// The task.
+    pub task_uuid: Uuid,
+    /// The step.
+    pub step_uuid: Uuid,
+    /// The step's namespace.
+    pub namespace: String,
+    /// The step's name.
+    pub step_name: String,
+    /// Which execution this is the result of, from 1.
+    #[serde(default = "first_attempt")]
+    pub attempt: u32,
+    /// Whether the handler succeeded.
+    pub success: bool,
+    /// The same, and whether the step was cancelled.
+    pub status: ResultStatus,
+    /// What the handler returned; `null` on failure.
+    #[serde(default, alias = "result")]
+    pub data: Json,
+    /// What went wrong, on failure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<StepExecutionError>,
+    /// Where, when and how dearly it ran.
+    #[serde(default)]
+    pub metadata: ExecutionMetadata,
+    /// Wall-clock time of the execution.
+    #[serde(default)]
+    pub duration_ms: u64,
+}
+
+impl StepExecutionResult {
+    /// Reads a result.
+    ///
+    /// # Errors
+    /// A sentence naming the field, for JSON that is broken or incomplete.
+    pub fn decode(body: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(body)
+    }
+
+    /// The result's body.
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+}
+
+/// How an attempt ended for good. A retried attempt has no result: its retry message reports it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResultStatus {
+    /// The handler returned a value.
+    Completed,
+    /// The step failed and will not be tried again by the worker.
+    #[serde(alias = "error")]
+    Failed,
+    /// The task was cancelled.
+    Cancelled,
+}
+
+impl ResultStatus {
+    /// The status as it stands in messages and routing keys.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// Why a step failed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepExecutionError {
+    /// What happened, in a sentence.
+    pub message: String,
+    /// One of [`ErrorType`]'s names when written by this worker.
+    #[serde(default = "unexpected")]
+    pub error_type: String,
+    /// The handler's own stable code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Whether another attempt could succeed.
+    #[serde(default)]
+    pub retryable: bool,
+    /// Anything else the handler wants to tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<Json>,
+}
+
+/// The closed list of error types this worker writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ErrorType {
+    /// The handler said: try again.
+    RetryableError,
+    /// The handler said: never try again.
+    PermanentError,
+    /// The task's context, or an earlier result, is not what the handler needs.
+    ValidationError,
+    /// A result the handler asked for is not among the step's ancestors.
+    DependencyError,
+    /// The step ran longer than it may.
+    TimeoutError,
+    /// No handler is registered for the step.
+    HandlerNotFound,
+    /// The handler panicked.
+    HandlerPanicked,
+    /// The handler returned a value that cannot be sent.
+    ResultRefused,
+    /// The request cannot be understood.
+    MessageRefused,
+    /// The task was cancelled.
+    Cancelled,
+    /// Any other error that a handler passed on with `?`.
+    UnexpectedError,
+}
+
+impl fmt::Display for ErrorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// Where, when and how dearly an attempt ran.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ExecutionMetadata {
+    /// When the attempt ended.
+    #[serde(default)]
+    pub executed_at: Timestamp,
+    /// When the handler was called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// The language of the worker: `rust`.
+    #[serde(default)]
+    pub execution_environment: String,
+    /// Resident memory of the worker process when the attempt ended.
+    #[serde(default)]
+    pub memory_usage_kb: Option<u64>,
+    /// Time the handler's future was being polled.
+    #[serde(default)]
+    pub cpu_time_ms: Option<u64>,
+    /// The worker.
+    #[serde(default)]
+    pub worker_id: String,
+    /// The worker's host.
+    #[serde(default)]
+    pub worker_hostname: String,
+    /// The worker's version.
+    #[serde(default)]
+    pub worker_version: String,
+    /// From the request's creation to its arrival here: waiting in the broker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker_wait_ms: Option<u64>,
+    /// From its arrival to the handler's call: waiting for a free slot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_wait_ms: Option<u64>,
+}
+
+/// What the orchestrator tells every worker through the control exchange.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum ControlMessage {
+    /// Stop the task's running steps and do not start its queued ones.
+    CancelTask {
+        /// The cancelled task.
+        task_uuid: Uuid,
+    },
+}
+
+/// Whether `namespace` may be a queue's name: `[A-Za-z0-9_-]{1,64}`.
+pub fn is_namespace(namespace: &str) -> bool {
+    (1..=64).contains(&namespace.len())
+        && namespace.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+/// A message's body.
+pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    serde_json::to_vec(message).expect("messages have string keys only and always encode")
+}
+
+fn current_version() -> u32 {
+    PROTOCOL_VERSION
+}
+
+fn first_attempt() -> u32 {
+    1
+}
+
+fn unexpected() -> String {
+    ErrorType::UnexpectedError.to_string()
+}
+
+/// The spellings we accept, and how they become the one we use.
+mod wire {
+    use super::*;
+
+    #[derive(Deserialize)]
+    pub(super) struct Request {
+        #[serde(default = "current_version")]
+        protocol_version: u32,
+        task_uuid: Uuid,
+        step_uuid: Uuid,
+        namespace: String,
+        #[serde(default)]
+        task_name: String,
+        #[serde(default)]
+        task_version: String,
+        step_name: String,
+        handler: Option<HandlerSpec>,
+        handler_class: Option<String>,
+        handler_config: Option<Json>,
+        attempt: Option<u32>,
+        max_attempts: Option<u32>,
+        timeout_ms: Option<u64>,
+        retry: Option<RetryPolicy>,
+        #[serde(alias = "task_context")]
+        task_data: Option<Json>,
+        #[serde(default, alias = "previous_results", deserialize_with = "outputs")]
+        sequence_data: Vec<StepOutput>,
+        correlation_id: Option<String>,
+        created_at: Option<Timestamp>,
+        previous_error: Option<StepExecutionError>,
+        previous_attempt_at: Option<Timestamp>,
+        not_before: Option<Timestamp>,
+        #[serde(default)]
+        metadata: Metadata,
+    }
+
+    #[derive(Default, Deserialize)]
+    struct Metadata {
+        attempt: Option<u32>,
+        max_attempts: Option<u32>,
+        timeout_ms: Option<u64>,
+        created_at: Option<Timestamp>,
+    }
+
+    impl TryFrom<Request> for StepExecutionRequest {
+        type Error = String;
+
+        fn try_from(wire: Request) -> Result<Self, String> {
+            if wire.protocol_version > PROTOCOL_VERSION {
+                return Err(format!(
+                    "protocol_version {} is not understood; this worker speaks up to {PROTOCOL_VERSION}",
+                    wire.protocol_version
+                ));
+            }
+            if !is_namespace(&wire.namespace) {
+                return Err(format!(
+                    "namespace {:?} is not 1 to 64 characters of A-Z a-z 0-9 _ -",
+                    wire.namespace
+                ));
+            }
+            if wire.step_name.is_empty() {
+                return Err("step_name is empty".to_owned());
+            }
+            let attempt = wire.attempt.or(wire.metadata.attempt).unwrap_or(1);
+            if attempt == 0 {
+                return Err("attempt is 0; attempts are counted from 1".to_owned());
+            }
+            let handler = wire.handler.unwrap_or_else(|| HandlerSpec {
+                callable: wire.handler_class.unwrap_or_default(),
+                initialization: wire.handler_config.unwrap_or_else(Json::empty_object),
+            });
+            Ok(Self {
+                protocol_version: wire.protocol_version,
+                task_uuid: wire.task_uuid,
+                step_uuid: wire.step_uuid,
+                namespace: wire.namespace,
+                task_name: wire.task_name,
+                task_version: wire.task_version,
+                step_name: wire.step_name,
+                handler,
+                attempt,
+                max_attempts: wire.max_attempts.or(wire.metadata.max_attempts).unwrap_or(3),
+                timeout_ms: wire.timeout_ms.or(wire.metadata.timeout_ms),
+                retry: wire.retry.unwrap_or_default(),
+                task_data: wire.task_data.unwrap_or_else(Json::empty_object),
+                sequence_data: wire.sequence_data,
+                correlation_id: wire.correlation_id.unwrap_or_else(|| wire.task_uuid.to_string()),
+                created_at: wire.created_at.or(wire.metadata.created_at),
+                previous_error: wire.previous_error,
+                previous_attempt_at: wire.previous_attempt_at,
+                not_before: wire.not_before,
+            })
+        }
+    }
+
+    /// A whole result standing where only its value is wanted, as the map form of earlier results has it.
+    #[derive(Deserialize)]
+    struct WholeResult {
+        #[serde(rename = "success")]
+        _success: bool,
+        #[serde(alias = "data")]
+        result: Json,
+    }
+
+    fn outputs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<StepOutput>, D::Error> {
+        struct Outputs;
+
+        impl<'de> de::Visitor<'de> for Outputs {
+            type Value = Vec<StepOutput>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of {step_name, result}, or a map of step name to result")
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+                Ok(Vec::new())
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut outputs = Vec::with_capacity(list.size_hint().unwrap_or(0));
+                while let Some(output) = list.next_element()? {
+                    outputs.push(output);
+                }
+                Ok(outputs)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut outputs = Vec::new();
+                while let Some((step_name, value)) = map.next_entry::<String, Json>()? {
+                    let result = match value.parse::<WholeResult>() {
+                        Ok(whole) => whole.result,
+                        Err(_) => value,
+                    };
+                    outputs.push(StepOutput { step_name, result });
+                }
+                Ok(outputs)
+            }
+        }
+
+        deserializer.deserialize_any(Outputs)
+    }
+}

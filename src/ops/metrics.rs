@@ -1,0 +1,162 @@
+//! Every metric of this program. No other file registers one; unbounded values such as ids are never labels.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use prometheus::{
+    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
+};
+
+/// The process's metrics.
+pub static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
+
+/// The content type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+const SECONDS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+];
+
+macro_rules! metrics {
+    ($($(#[doc = $help:literal])+ $name:ident: $kind:ident = $text:literal $([$($label:literal),+])?,)+) => {
+        /// One field per metric; the field's text is the metric's help.
+        #[derive(Debug)]
+        pub struct Metrics {
+            registry: Registry,
+            $($(#[doc = $help])+ pub $name: $kind,)+
+        }
+
+        impl Metrics {
+            fn new() -> Self {
+                let registry = Registry::new();
+                $(let $name = <$kind as Metric>::create($text, concat!($($help),+).trim(), &[$($($label),+)?]);
+                registry.register(Box::new($name.clone())).expect("metric names are unique");)+
+                Self { registry, $($name),+ }
+            }
+        }
+
+        /// Name, kind, labels and help of every metric, for the documentation.
+        pub const CATALOGUE: &[(&str, &str, &[&str], &str)] =
+            &[$(($text, stringify!($kind), &[$($($label),+)?], concat!($($help),+))),+];
+    };
+}
+
+metrics! {
+    /// Steps answered, by what became of them (completed, retried, failed, cancelled, handed_back, refused).
+    steps: IntCounterVec = "tasker_worker_steps_total" ["namespace", "step", "outcome"],
+    /// Time the handler ran.
+    step_seconds: HistogramVec = "tasker_worker_step_seconds" ["namespace", "step"],
+    /// Time between a delivery's arrival and its handler's start.
+    queue_wait_seconds: HistogramVec = "tasker_worker_queue_wait_seconds" ["namespace"],
+    /// Time until the broker confirmed a result, retry or dead letter.
+    confirm_seconds: Histogram = "tasker_worker_confirm_seconds",
+    /// Steps running now.
+    in_flight: IntGaugeVec = "tasker_worker_steps_in_flight" ["namespace"],
+    /// Retries published.
+    retries: IntCounterVec = "tasker_worker_retries_total" ["namespace", "step"],
+    /// Dead letters published, and requests refused to the dead letters.
+    dead_letters: IntCounterVec = "tasker_worker_dead_letters_total" ["namespace", "reason"],
+    /// Deliveries that may have been handed out before.
+    redeliveries: IntCounterVec = "tasker_worker_redeliveries_total" ["namespace"],
+    /// Settlements of deliveries whose channel was gone.
+    stale_settlements: IntCounter = "tasker_worker_stale_settlements_total",
+    /// 1 while the namespace's consumer receives messages.
+    consumer_up: IntGaugeVec = "tasker_worker_consumer_up" ["namespace"],
+    /// Steps finished per second, over the last ten seconds.
+    steps_per_second: IntGauge = "tasker_worker_steps_per_second",
+    /// Steps per second this worker is meant to reach.
+    target_steps_per_second: IntGauge = "tasker_worker_target_steps_per_second",
+    /// Resident memory of the process.
+    resident_memory_bytes: IntGauge = "tasker_process_resident_memory_bytes",
+    /// Always 1; its labels describe the worker.
+    worker_info: IntGaugeVec = "tasker_worker_info" ["version", "worker_type"],
+    /// Connections and channels opened again, by what ended the last one.
+    reconnects: IntCounterVec = "tasker_broker_reconnects_total" ["reason"],
+    /// 1 while the broker takes no messages.
+    blocked: IntGauge = "tasker_broker_blocked",
+    /// Publishes that were not confirmed, by why (unroutable, refused, timeout, disconnected, invalid).
+    publish_failures: IntCounterVec = "tasker_broker_publish_failures_total" ["reason"],
+    /// Tasks accepted.
+    tasks_submitted: IntCounterVec = "tasker_orchestrator_tasks_submitted_total" ["namespace"],
+    /// Tasks that reached a terminal state.
+    tasks_finished: IntCounterVec = "tasker_orchestrator_tasks_finished_total" ["namespace", "state"],
+    /// Messages applied, by kind (result, retry, dead_letter) and what came of them (applied, duplicate, stale, unknown, refused).
+    messages_applied: IntCounterVec = "tasker_orchestrator_messages_total" ["kind", "outcome"],
+    /// Time to apply one batch of messages, its transaction included.
+    apply_seconds: Histogram = "tasker_orchestrator_apply_seconds",
+    /// Time from a request's commit to its confirmed publication.
+    outbox_seconds: Histogram = "tasker_orchestrator_outbox_seconds",
+    /// Messages committed but not yet confirmed by the broker.
+    outbox_depth: IntGauge = "tasker_orchestrator_outbox_depth",
+    /// Requests published again because their answer was overdue.
+    overdue: IntCounter = "tasker_orchestrator_overdue_total",
+    /// Failed operations on the store.
+    store_errors: IntCounter = "tasker_orchestrator_store_errors_total",
+    /// Template files that could not be used, at the last look.
+    broken_templates: IntGauge = "tasker_broken_template_files",
+    /// Time to answer an API request.
+    api_seconds: HistogramVec = "tasker_orchestrator_api_seconds" ["method", "route", "status"],
+}
+
+impl Metrics {
+    /// The Prometheus text exposition of every metric.
+    pub fn render(&self) -> String {
+        TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap_or_else(|error| format!("# {error}\n"))
+    }
+}
+
+/// Seconds, for histograms.
+pub fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}
+
+trait Metric: Sized {
+    fn create(name: &str, help: &str, labels: &[&str]) -> Self;
+}
+
+macro_rules! metric {
+    ($($kind:ident: |$name:ident, $help:ident, $labels:ident| $create:expr;)+) => {
+        $(impl Metric for $kind {
+            fn create($name: &str, $help: &str, $labels: &[&str]) -> Self {
+                $create.expect("metric names and labels are valid")
+            }
+        })+
+    };
+}
+
+metric! {
+    IntCounter: |name, help, _labels| IntCounter::new(name, help);
+    IntCounterVec: |name, help, labels| IntCounterVec::new(prometheus::opts!(name, help), labels);
+    IntGauge: |name, help, _labels| IntGauge::new(name, help);
+    IntGaugeVec: |name, help, labels| IntGaugeVec::new(prometheus::opts!(name, help), labels);
+    Histogram: |name, help, _labels| Histogram::with_opts(prometheus::histogram_opts!(name, help, SECONDS.to_vec()));
+    HistogramVec: |name, help, labels| HistogramVec::new(prometheus::histogram_opts!(name, help, SECONDS.to_vec()), labels);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_exposed_with_help_and_type() {
+        METRICS.steps.with_label_values(&["orders", "pay", "completed"]).inc();
+        let text = METRICS.render();
+        assert!(text.contains("# HELP tasker_worker_steps_total Steps answered"));
+        assert!(
+            text.contains(
+                "tasker_worker_steps_total{namespace=\"orders\",outcome=\"completed\",step=\"pay\"} "
+            )
+        );
+    }
+
+    #[test]
+    fn names_say_their_unit() {
+        for (name, kind, _, help) in CATALOGUE {
+            assert!(!help.trim().is_empty(), "{name}");
+            assert_eq!(name.ends_with("_total"), kind.starts_with("IntCounter"), "{name}");
+            assert_eq!(name.ends_with("_seconds"), kind.starts_with("Histogram"), "{name}");
+        }
+    }
+}
