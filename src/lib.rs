@@ -1,15 +1,21 @@
 //! placeholder
 
+pub mod api;
 pub mod broker;
+pub mod catalog;
+pub mod client;
 pub mod config;
 mod error;
 pub mod handler;
 pub mod message;
 pub mod ops;
+pub mod orchestrator;
 pub mod outcome;
 pub mod retry;
 pub mod step;
 pub mod template;
+pub mod worker;
+pub mod workflows;
 
 pub use config::Config;
 pub use error::Error;

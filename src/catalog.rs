@@ -1,0 +1,1 @@
+//! Loads the template files of a directory, and again when they change.

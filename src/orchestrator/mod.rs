@@ -1,0 +1,3 @@
+//! The reference orchestrator: accepts tasks, decides which steps may run, applies results.
+
+pub mod api;

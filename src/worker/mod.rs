@@ -1,0 +1,1 @@
+//! The worker: consume, dispatch, execute, settle.

@@ -1,0 +1,1 @@
+//! The five example workflows, written as a user would write them.
