@@ -325,3 +325,21 @@ pub enum LogFormat {
     /// Readable lines.
     Text,
 }
+impl Config {
+    /// tmp
+    pub fn worker_id(&self) -> String {
+        "w".into()
+    }
+    /// tmp
+    pub fn names(&self) -> crate::broker::topology::Names {
+        crate::broker::topology::Names::new(&self.broker.prefix)
+    }
+    /// tmp
+    pub fn ladder(&self) -> crate::retry::Ladder {
+        crate::retry::Ladder::default()
+    }
+}
+/// tmp
+pub fn hostname() -> String {
+    "h".into()
+}

@@ -1,0 +1,5 @@
+//! tmp
+/// tmp
+pub fn resident_memory_kb() -> Option<u64> {
+    None
+}
