@@ -5,8 +5,8 @@
 //! |---|---|---|
 //! | `linear` | `linear_workflow` | a plain chain of typed steps |
 //! | `diamond` | `diamond_workflow` | parallel branches, handler settings, cancellation |
-//! | `tree`, `mixed_dag` | `tree_workflow`, `mixed_dag_workflow` | one function for several steps, exact big integers |
-//! | `order_fulfillment` | `order_fulfillment` | shared state, error codes, idempotency, compensation, a blocking step |
+//! | `tree`, `mixed_dag` | `tree_workflow`, `mixed_dag_workflow` | shared functions, exact big integers |
+//! | `order_fulfillment` | `order_fulfillment` | shared state, error codes, idempotency, compensation, blocking |
 
 #[cfg(feature = "diamond")]
 pub mod diamond;

@@ -115,7 +115,12 @@ async fn the_summary_tells_which_steps_are_known_to_have_run() {
     let last = call(&linear_step_4, step(json!({}), &[("linear_step_3", three)])).await.unwrap();
     assert_eq!(
         last["workflow_summary"],
-        json!({ "step_1_executed": false, "step_2_executed": false, "step_3_executed": true, "total_steps": 4 })
+        json!({
+            "step_1_executed": false,
+            "step_2_executed": false,
+            "step_3_executed": true,
+            "total_steps": 4,
+        })
     );
 }
 

@@ -34,7 +34,8 @@ pub use self::ship::{Shipment, ShippingContext, ship_order};
 pub use self::validate::{OrderContext, ValidatedOrder, validate_order};
 use crate::{Namespace, Step, StepError, StepResult};
 
-/// The namespace `order_fulfillment`, with a warehouse whose supplier keeps it stocked and a gateway of its own.
+/// The namespace `order_fulfillment`, with a gateway of its own, and a warehouse whose supplier keeps it
+/// stocked.
 pub fn namespace() -> Namespace {
     namespace_with(Arc::new(Inventory::with_supplier()), Arc::new(PaymentGateway::default()))
 }

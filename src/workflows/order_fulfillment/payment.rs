@@ -92,14 +92,14 @@ fn refused(refusal: GatewayRefusal) -> StepError {
     use GatewayRefusal::*;
     let error = match refusal {
         CardDeclined | InsufficientFunds | InvalidCard => {
-            StepError::permanent(&refusal).code("PAYMENT_DECLINED")
+            StepError::permanent(refusal).code("PAYMENT_DECLINED")
         }
-        AuthenticationFailed | InvalidToken => StepError::permanent(&refusal).code("PAYMENT_AUTH_FAILED"),
+        AuthenticationFailed | InvalidToken => StepError::permanent(refusal).code("PAYMENT_AUTH_FAILED"),
         RateLimited => {
-            StepError::retryable(&refusal).code("PAYMENT_RATE_LIMITED").retry_after(Duration::from_secs(60))
+            StepError::retryable(refusal).code("PAYMENT_RATE_LIMITED").retry_after(Duration::from_secs(60))
         }
         Unavailable => {
-            StepError::retryable(&refusal).code("PAYMENT_UNAVAILABLE").retry_after(Duration::from_secs(30))
+            StepError::retryable(refusal).code("PAYMENT_UNAVAILABLE").retry_after(Duration::from_secs(30))
         }
     };
     error.details(json!({ "gateway_code": refusal }))

@@ -52,9 +52,9 @@ struct Service {
 
 fn service(method: Option<&str>) -> Service {
     let (carrier, name, tracking_prefix, base_cents, business_days) = match method {
-        Some("express") => ("FedEx", "FedEx Express", "1Z", 15_00, 2),
-        Some("overnight") => ("FedEx", "FedEx Overnight", "1Z", 25_00, 1),
-        _ => ("UPS", "UPS Ground", "UPS", 8_99, 5),
+        Some("express") => ("FedEx", "FedEx Express", "1Z", 1_500, 2),
+        Some("overnight") => ("FedEx", "FedEx Overnight", "1Z", 2_500, 1),
+        _ => ("UPS", "UPS Ground", "UPS", 899, 5),
     };
     Service { carrier, name, tracking_prefix, base_cents, business_days }
 }
@@ -136,11 +136,11 @@ mod tests {
     #[test]
     fn shipping_costs_the_base_up_to_a_pound_and_then_by_weight() {
         for (method, pieces, cents) in [
-            ("standard", 1, 8_99),
-            ("standard", 2, 8_99),
-            ("standard", 3, 10_24),
-            ("express", 3, 16_25),
-            ("overnight", 12, 37_50),
+            ("standard", 1, 899),
+            ("standard", 2, 899),
+            ("standard", 3, 1_024),
+            ("express", 3, 1_625),
+            ("overnight", 12, 3_750),
         ] {
             assert_eq!(cost(&service(Some(method)), pieces).cents(), cents, "{pieces} by {method}");
         }

@@ -6,8 +6,8 @@ use super::{Id, Money, missing, present, products};
 use crate::{Step, StepError, StepResult};
 
 const MAX_ITEMS: usize = 50;
-const MAX_ORDER_TOTAL: Money = Money::from_cents(50_000_00);
-const MAX_PAYMENT: Money = Money::from_cents(10_000_00);
+const MAX_ORDER_TOTAL: Money = Money::from_cents(50_000 * 100);
+const MAX_PAYMENT: Money = Money::from_cents(10_000 * 100);
 const MIN_PAYMENT: Money = Money::from_cents(1);
 
 /// The part of the context that `validate_order` looks at.
