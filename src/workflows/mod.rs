@@ -6,7 +6,7 @@
 //! | `linear` | `linear_workflow` | a plain chain of typed steps |
 //! | `diamond` | `diamond_workflow` | parallel branches, handler settings, cancellation |
 //! | `tree`, `mixed_dag` | `tree_workflow`, `mixed_dag_workflow` | shared functions, exact big integers |
-//! | `order_fulfillment` | `order_fulfillment` | shared state, error codes, idempotency, compensation, blocking |
+//! | `order_fulfillment` | `order_fulfillment` | shared state, error codes, idempotency, compensation |
 
 #[cfg(feature = "diamond")]
 pub mod diamond;

@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use serde_json::{Value, json};
+use serde_json::json;
 use tasker_worker_rust::workflows::order_fulfillment::{Money, OrderContext, validate_order};
 
 use super::{order_with, rust_order, validated};
