@@ -4,9 +4,6 @@ pub mod health;
 pub mod http;
 pub mod logging;
 pub mod metrics;
-<<<<<<< HEAD
-=======
 pub mod monitor;
->>>>>>> config
 pub mod process;
 pub mod shutdown;

@@ -79,8 +79,9 @@ impl RustWorker {
     /// # Panics
     /// Inside another runtime; use [`run`](Self::run) there.
     pub fn run_blocking(self) -> Result<(), Error> {
-        let runtime = build_runtime(&self.config.worker.rust_runtime)
-            .map_err(|error| Error::Config(vec![format!("worker.rust_runtime: no such runtime can be built: {error}")]))?;
+        let runtime = build_runtime(&self.config.worker.rust_runtime).map_err(|error| {
+            Error::Config(vec![format!("worker.rust_runtime: no such runtime can be built: {error}")])
+        })?;
         runtime.block_on(self.run())
     }
 
@@ -138,7 +139,7 @@ impl RustWorker {
             publisher: broker.publisher(),
             names: self.config.names(),
             ladder: self.config.ladder(),
-            hostname: host_name(),
+            hostname: host_name().to_owned(),
             worker_id,
             registry: self.registry,
             cancellations: Cancellations::default(),
@@ -147,7 +148,8 @@ impl RustWorker {
             config: self.config,
         });
         let waiting = || watch::channel(ConsumerState::Connecting("waiting for the broker".to_owned())).0;
-        let states: supervise::States = namespaces.into_iter().map(|namespace| (namespace, waiting())).collect();
+        let states: supervise::States =
+            namespaces.into_iter().map(|namespace| (namespace, waiting())).collect();
         let mut consumer_states = std::collections::BTreeMap::new();
         for (namespace, state) in &states {
             METRICS.consumer_up.with_label_values(&[namespace]).set(0);
@@ -168,7 +170,9 @@ impl RustWorker {
         let registered = self.registry.namespaces();
         let wanted = &self.config.worker.namespaces;
         if registered.is_empty() {
-            return Err(Error::Config(vec!["the worker has no handlers; register a namespace before it runs".into()]));
+            return Err(Error::Config(vec![
+                "the worker has no handlers; register a namespace before it runs".into(),
+            ]));
         }
         let unknown: Vec<String> = wanted
             .iter()

@@ -56,7 +56,11 @@ impl RunningWorker {
         let started = Instant::now();
         let limit = Duration::from_secs(self.core.config.worker.shutdown.shutdown_timeout_seconds);
         let running = self.steps.len();
-        info!(running_steps = running, limit_seconds = limit.as_secs(), "stopping: finishing the running steps");
+        info!(
+            running_steps = running,
+            limit_seconds = limit.as_secs(),
+            "stopping: finishing the running steps"
+        );
         self.core.stopping.cancel();
         self.steps.close();
         tokio::select! {
@@ -77,7 +81,11 @@ impl RunningWorker {
         if self.owned {
             self.broker.close().await;
         }
-        let drained = Drained { finished: running.saturating_sub(cut_off), handed_back: cut_off, took: started.elapsed() };
+        let drained = Drained {
+            finished: running.saturating_sub(cut_off),
+            handed_back: cut_off,
+            took: started.elapsed(),
+        };
         info!(
             finished = drained.finished,
             handed_back = drained.handed_back,

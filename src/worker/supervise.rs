@@ -43,7 +43,13 @@ pub(super) async fn supervise(
         let subscription = broker.subscribe(Source::Queue(core.names.step_queue(&namespace)), prefetch);
         tokio::spawn(report(namespace.clone(), subscription.state(), state));
         let namespace: Arc<str> = namespace.into();
-        consumers.spawn(consume::consume(core.clone(), namespace, subscription, slots.clone(), steps.clone()));
+        consumers.spawn(consume::consume(
+            core.clone(),
+            namespace,
+            subscription,
+            slots.clone(),
+            steps.clone(),
+        ));
     }
     // To the very end: while the worker drains, a running step may still be cancelled.
     tokio::select! {
@@ -64,7 +70,9 @@ async fn report(
         let now = actual.borrow_and_update().clone();
         match &now {
             ConsumerState::Consuming if !consuming => info!(namespace, "consuming"),
-            ConsumerState::Connecting(reason) if consuming => warn!(namespace, reason, "not consuming any more"),
+            ConsumerState::Connecting(reason) if consuming => {
+                warn!(namespace, reason, "not consuming any more")
+            }
             _ => {}
         }
         consuming = now == ConsumerState::Consuming;

@@ -17,14 +17,14 @@ use tasker_worker_rust::{Config, Namespace, RunningWorker, RustWorker};
 use uuid::Uuid;
 
 /// Everything here happens within this, or the test fails.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The namespace of tests that need only one.
-pub const NAMESPACE: &str = "orders";
+pub(crate) const NAMESPACE: &str = "orders";
 
 /// Which broker a test runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Embedded,
     RabbitMq,
 }
@@ -52,8 +52,10 @@ macro_rules! on_both_brokers {
 ///
 /// # Panics
 /// Without one, saying how to get it: a test that needs a broker never passes without.
-pub fn rabbitmq_url() -> String {
-    std::env::var("RABBITMQ_URL").unwrap_or_else(|_| {
+pub(crate) fn rabbitmq_url() -> String {
+    #[expect(clippy::disallowed_methods, reason = "the tests' broker is no setting of the product")]
+    let url = std::env::var("RABBITMQ_URL");
+    url.unwrap_or_else(|_| {
         panic!(
             "this test needs RabbitMQ: run `make test`, which starts one, \
              or set RABBITMQ_URL=amqp://user:password@host:port/vhost"
@@ -62,7 +64,7 @@ pub fn rabbitmq_url() -> String {
 }
 
 /// Settings for one test: names of its own, short delays.
-pub fn settings(kind: Kind) -> Config {
+pub(crate) fn settings(kind: Kind) -> Config {
     let mut config = Config::default();
     if kind == Kind::RabbitMq {
         config.broker.urls = vec![rabbitmq_url().into()];
@@ -74,7 +76,7 @@ pub fn settings(kind: Kind) -> Config {
 }
 
 /// Connects, and waits until that is done.
-pub async fn connect(kind: Kind, config: &Config) -> Arc<dyn Broker> {
+pub(crate) async fn connect(kind: Kind, config: &Config) -> Arc<dyn Broker> {
     let broker: Arc<dyn Broker> = match kind {
         Kind::Embedded => MemoryBroker::new(),
         Kind::RabbitMq => RabbitBroker::connect(&config.broker, "test").expect("the settings are right"),
@@ -86,16 +88,16 @@ pub async fn connect(kind: Kind, config: &Config) -> Arc<dyn Broker> {
 }
 
 /// Fails the test when `future` takes too long.
-pub async fn within<F: Future>(future: F) -> F::Output {
+pub(crate) async fn within<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(DEADLINE, future).await.expect("this should have happened by now")
 }
 
 /// A broker of the test's own with the orchestrator's seat taken by the test.
-pub struct Desk {
-    pub kind: Kind,
-    pub config: Config,
-    pub broker: Arc<dyn Broker>,
-    pub names: Names,
+pub(crate) struct Desk {
+    pub(crate) kind: Kind,
+    pub(crate) config: Config,
+    pub(crate) broker: Arc<dyn Broker>,
+    pub(crate) names: Names,
     publisher: Publisher,
     inbox: Subscription,
     namespaces: Vec<String>,
@@ -103,18 +105,18 @@ pub struct Desk {
 
 /// What the orchestrator's queue brings.
 #[derive(Debug)]
-pub enum Report {
+pub(crate) enum Report {
     Result(StepExecutionResult, Properties),
     Retry(StepExecutionRequest, Properties),
     DeadLetter(Bytes, Properties),
 }
 
 impl Desk {
-    pub async fn open(kind: Kind) -> Self {
+    pub(crate) async fn open(kind: Kind) -> Self {
         Self::open_with(settings(kind), kind, &[NAMESPACE]).await
     }
 
-    pub async fn open_with(config: Config, kind: Kind, namespaces: &[&str]) -> Self {
+    pub(crate) async fn open_with(config: Config, kind: Kind, namespaces: &[&str]) -> Self {
         let broker = connect(kind, &config).await;
         let names = config.names();
         let topology = Topology::new(&names, &config.ladder(), config.broker.queue_kind, namespaces);
@@ -126,11 +128,11 @@ impl Desk {
     }
 
     /// A worker with these handlers, consuming.
-    pub async fn worker(&self, namespace: Namespace) -> RunningWorker {
+    pub(crate) async fn worker(&self, namespace: Namespace) -> RunningWorker {
         self.worker_with(self.config.clone(), namespace).await
     }
 
-    pub async fn worker_with(&self, config: Config, namespace: Namespace) -> RunningWorker {
+    pub(crate) async fn worker_with(&self, config: Config, namespace: Namespace) -> RunningWorker {
         let worker = RustWorker::new(config).namespace(namespace).broker(self.broker.clone());
         let worker = worker.start().await.expect("the worker's settings are right");
         within(worker.ready()).await;
@@ -138,7 +140,7 @@ impl Desk {
     }
 
     /// A first attempt of a step, at most three in all, a few milliseconds apart.
-    pub fn request(&self, step_name: &str, context: Value) -> StepExecutionRequest {
+    pub(crate) fn request(&self, step_name: &str, context: Value) -> StepExecutionRequest {
         let body = json!({
             "task_uuid": Uuid::new_v4(),
             "step_uuid": Uuid::new_v4(),
@@ -153,28 +155,28 @@ impl Desk {
     }
 
     /// Publishes a request, as the orchestrator would.
-    pub async fn send(&self, request: &StepExecutionRequest) {
+    pub(crate) async fn send(&self, request: &StepExecutionRequest) {
         self.send_bytes(&request.namespace, &request.step_name, request.encode()).await;
     }
 
     /// Makes and publishes a request.
-    pub async fn ask(&self, step_name: &str, context: Value) -> StepExecutionRequest {
+    pub(crate) async fn ask(&self, step_name: &str, context: Value) -> StepExecutionRequest {
         let request = self.request(step_name, context);
         self.send(&request).await;
         request
     }
 
-    pub async fn send_bytes(&self, namespace: &str, step_name: &str, body: impl Into<Bytes>) {
+    pub(crate) async fn send_bytes(&self, namespace: &str, step_name: &str, body: impl Into<Bytes>) {
         self.publish(self.names.steps(), step_key(namespace, step_name), body).await;
     }
 
-    pub async fn publish(&self, exchange: String, routing_key: String, body: impl Into<Bytes>) {
+    pub(crate) async fn publish(&self, exchange: String, routing_key: String, body: impl Into<Bytes>) {
         let message = Message { exchange, routing_key, body: body.into(), properties: Properties::default() };
         within(self.publisher.publish(message)).await.expect("the broker takes the message");
     }
 
     /// What arrives next at the orchestrator.
-    pub async fn next(&mut self) -> Report {
+    pub(crate) async fn next(&mut self) -> Report {
         let delivery = within(self.inbox.recv()).await.expect("the subscription lives");
         let Delivery { exchange, properties, body, acker, .. } = delivery;
         acker.settle(Disposition::Ack).expect("the delivery is ours");
@@ -187,21 +189,21 @@ impl Desk {
         }
     }
 
-    pub async fn next_result(&mut self) -> StepExecutionResult {
+    pub(crate) async fn next_result(&mut self) -> StepExecutionResult {
         match self.next().await {
             Report::Result(result, _) => result,
             other => panic!("expected a result, got {other:?}"),
         }
     }
 
-    pub async fn next_retry(&mut self) -> StepExecutionRequest {
+    pub(crate) async fn next_retry(&mut self) -> StepExecutionRequest {
         match self.next().await {
             Report::Retry(request, _) => request,
             other => panic!("expected a retry, got {other:?}"),
         }
     }
 
-    pub async fn next_dead_letter(&mut self) -> (Bytes, Properties) {
+    pub(crate) async fn next_dead_letter(&mut self) -> (Bytes, Properties) {
         match self.next().await {
             Report::DeadLetter(body, properties) => (body, properties),
             other => panic!("expected a dead letter, got {other:?}"),
@@ -209,26 +211,21 @@ impl Desk {
     }
 
     /// The next parked dead letter of the namespace.
-    pub async fn parked(&self) -> (Bytes, Properties) {
+    pub(crate) async fn parked(&self) -> (Bytes, Properties) {
         let mut parked = self.broker.subscribe(Source::Queue(self.names.dead_letter_queue(NAMESPACE)), 1);
         let delivery = within(parked.recv()).await.expect("the subscription lives");
         delivery.acker.settle(Disposition::Ack).expect("the delivery is ours");
         (delivery.body, delivery.properties)
     }
 
-    /// Waits until a queue holds no ready message.
-    pub async fn drained(&self, queue: &str) {
-        within(async {
-            while self.broker.depth(queue).await.expect("the broker answers") != Some(0) {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-    }
-
     /// Removes what the test made on a shared broker.
-    pub async fn close(self) {
-        let topology = Topology::new(&self.names, &self.config.ladder(), self.config.broker.queue_kind, &self.namespaces);
+    pub(crate) async fn close(self) {
+        let topology = Topology::new(
+            &self.names,
+            &self.config.ladder(),
+            self.config.broker.queue_kind,
+            &self.namespaces,
+        );
         drop(self.inbox);
         self.broker.close().await;
         if self.kind == Kind::RabbitMq {
@@ -238,17 +235,19 @@ impl Desk {
 }
 
 /// Deletes a topology from the tests' RabbitMQ.
-pub async fn delete(topology: &Topology) {
-    let connection = lapin::Connection::connect(&rabbitmq_url(), lapin::ConnectionProperties::default());
+pub(crate) async fn delete(topology: &Topology) {
+    let url = rabbitmq_url();
+    let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default());
     let connection = connection.await.expect("the broker answers");
     let channel = connection.create_channel().await.expect("a channel opens");
     for queue in &topology.queues {
-        let deleted = channel.queue_delete(queue.name.as_str().into(), lapin::options::QueueDeleteOptions::default());
+        let deleted =
+            channel.queue_delete(queue.name.as_str().into(), lapin::options::QueueDeleteOptions::default());
         deleted.await.expect("the queue can be deleted");
     }
     for exchange in &topology.exchanges {
-        let deleted =
-            channel.exchange_delete(exchange.name.as_str().into(), lapin::options::ExchangeDeleteOptions::default());
+        let deleted = channel
+            .exchange_delete(exchange.name.as_str().into(), lapin::options::ExchangeDeleteOptions::default());
         deleted.await.expect("the exchange can be deleted");
     }
     connection.close(200, "done".into()).await.expect("the connection closes");

@@ -10,7 +10,7 @@ use tasker_worker_rust::{Namespace, Step, StepError, StepResult};
 use tokio::sync::{Barrier, Notify, Semaphore, mpsc};
 
 use crate::on_both_brokers;
-use crate::support::{DEADLINE, Desk, Kind, NAMESPACE, settings, within};
+use crate::support::{DEADLINE, Desk, Kind, NAMESPACE, Report, settings, within};
 
 on_both_brokers! {
     a_step_is_answered_with_its_result
@@ -42,7 +42,11 @@ async fn a_step_is_answered_with_its_result(kind: Kind) {
     let worker = desk.worker(Namespace::new(NAMESPACE).step("double", double)).await;
     let request = desk.ask("double", json!(21)).await;
 
-    let result = desk.next_result().await;
+    let Report::Result(result, properties) = desk.next().await else { panic!("a result comes first") };
+    assert_eq!(properties.message_id, Some(format!("{}:1:result", request.step_uuid)));
+    assert_eq!(properties.correlation_id.as_ref(), Some(&request.correlation_id));
+    assert_eq!(properties.kind.as_deref(), Some("step.result"));
+    assert_eq!(properties.headers.integer(header::ATTEMPT), Some(1));
     assert_eq!(result.data.get(), "42");
     assert!(result.success && result.status == ResultStatus::Completed && result.error.is_none());
     assert_eq!((result.task_uuid, result.step_uuid), (request.task_uuid, request.step_uuid));
@@ -67,7 +71,8 @@ async fn a_failing_step_is_retried_with_the_next_attempt_number_until_it_succeed
     let request = desk.ask("third_time", json!({})).await;
 
     for attempt in [2, 3] {
-        let retry = desk.next_retry().await;
+        let Report::Retry(retry, properties) = desk.next().await else { panic!("a retry comes first") };
+        assert_eq!(properties.message_id, Some(format!("{}:{attempt}:retry", request.step_uuid)));
         assert_eq!((retry.attempt, retry.step_uuid), (attempt, request.step_uuid));
         let error = retry.previous_error.expect("a retry says what went wrong");
         assert_eq!(error.message, format!("attempt {} fails", attempt - 1));
@@ -94,7 +99,10 @@ async fn an_exhausted_step_fails_and_is_parked_with_its_reason(kind: Kind) {
     let result = desk.next_result().await;
     let error = result.error.expect("a failed result has its error");
     assert_eq!((result.status, result.attempt), (ResultStatus::Failed, 2));
-    assert_eq!((error.error_type.as_str(), error.message.as_str()), ("UnexpectedError", "the disk is on fire"));
+    assert_eq!(
+        (error.error_type.as_str(), error.message.as_str()),
+        ("UnexpectedError", "the disk is on fire")
+    );
     desk.next_dead_letter().await;
     let (body, properties) = desk.parked().await;
     let parked: Value = serde_json::from_slice(&body).unwrap();
@@ -180,7 +188,10 @@ async fn a_context_that_does_not_fit_is_never_retried(kind: Kind) {
     desk.ask("double", json!({ "number": "many" })).await;
 
     let error = desk.next_result().await.error.expect("a failed result has its error");
-    assert_eq!((error.error_type.as_str(), error.code.as_deref()), ("ValidationError", Some("INVALID_CONTEXT")));
+    assert_eq!(
+        (error.error_type.as_str(), error.code.as_deref()),
+        ("ValidationError", Some("INVALID_CONTEXT"))
+    );
     assert!(error.message.contains("does not fit the handler of step \"double\""), "{}", error.message);
     assert_eq!(desk.parked().await.1.headers.text(header::REASON), Some("invalid_input"));
     worker.shutdown().await;
@@ -221,7 +232,10 @@ async fn a_step_that_runs_too_long_is_cut_off_and_retried(kind: Kind) {
     desk.send(&request).await;
 
     let error = desk.next_retry().await.previous_error.expect("a retry says what went wrong");
-    assert_eq!((error.error_type.as_str(), error.message.as_str()), ("TimeoutError", "the step ran longer than its 60ms"));
+    assert_eq!(
+        (error.error_type.as_str(), error.message.as_str()),
+        ("TimeoutError", "the step ran longer than its 60ms")
+    );
     assert_eq!(desk.next_result().await.data.get(), "2");
     worker.shutdown().await;
     desk.close().await;
@@ -321,7 +335,9 @@ async fn running_steps_finish_and_unstarted_ones_go_back_on_shutdown(kind: Kind)
     let drained = within(stopping).await.unwrap();
     assert_eq!((drained.finished, drained.handed_back), (2, 0));
 
-    let worker = desk.worker(Namespace::new(NAMESPACE).step("wait", |_: Step| async { StepResult::Ok("later") })).await;
+    let worker = desk
+        .worker(Namespace::new(NAMESPACE).step("wait", |_: Step| async { StepResult::Ok("later") }))
+        .await;
     for _ in 0..3 {
         let result = desk.next_result().await;
         assert_eq!((result.data.get(), result.attempt), ("\"later\"", 1));
@@ -352,7 +368,8 @@ async fn a_step_cut_off_by_shutdown_spends_no_attempt(kind: Kind) {
     let drained = within(worker.shutdown()).await;
     assert_eq!((drained.finished, drained.handed_back), (0, 1));
 
-    let worker = desk.worker(Namespace::new(NAMESPACE).step("slow", |_: Step| async { StepResult::Ok(()) })).await;
+    let worker =
+        desk.worker(Namespace::new(NAMESPACE).step("slow", |_: Step| async { StepResult::Ok(()) })).await;
     let result = desk.next_result().await;
     assert_eq!((result.step_uuid, result.attempt, result.success), (request.step_uuid, 1, true));
     worker.shutdown().await;
@@ -407,10 +424,10 @@ async fn a_longer_delay_than_the_ladder_has_is_kept(kind: Kind) {
     let asked = Instant::now();
     loop {
         match desk.next().await {
-            crate::support::Report::Retry(retry, _) => {
+            Report::Retry(retry, _) => {
                 assert_eq!((retry.attempt, retry.step_uuid), (2, request.step_uuid));
             }
-            crate::support::Report::Result(result, _) => {
+            Report::Result(result, _) => {
                 assert_eq!((result.attempt, result.data.get()), (2, "2"));
                 break;
             }
@@ -447,7 +464,8 @@ async fn an_ancestors_result_reaches_the_handler(kind: Kind) {
     let worker = desk.worker(Namespace::new(NAMESPACE).step("sum", sum)).await;
     let mut request = desk.request("sum", json!({}));
     for (step_name, result) in [("left", json!(40)), ("right", json!(2))] {
-        let output = tasker_worker_rust::message::StepOutput { step_name: step_name.into(), result: result.into() };
+        let output =
+            tasker_worker_rust::message::StepOutput { step_name: step_name.into(), result: result.into() };
         request.sequence_data.push(output);
     }
     desk.send(&request).await;

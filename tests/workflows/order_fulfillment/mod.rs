@@ -47,7 +47,7 @@ fn order_with(pointer: &str, value: Value) -> Value {
 }
 
 async fn validated(context: Value) -> Value {
-    call(&validate_order, step(context, &[])).await.unwrap()
+    call(&validate_order, step(context, &[])).await.expect("the sample is valid")
 }
 
 fn ship(step: Step<ShippingContext>) -> StepResult<Value> {
