@@ -1,1 +1,0 @@
-//! Loads the template files of a directory, and again when they change.
