@@ -105,32 +105,45 @@ where
     levels
 }
 
-/// Circles of steps that wait for each other, each told from its first step in the file on; at least one
-/// where there is any, and every one that shares no step with another.
+/// Circles of steps that wait for each other, each told from its first step in the file on. No step is in
+/// two of them, and wherever steps are knotted together at least one circle is told.
 pub(super) fn cycles<'a, D>(names: &[&str], dependencies: &impl Fn(usize) -> D) -> Vec<Vec<usize>>
 where
     D: Iterator<Item = &'a str>,
 {
-    let stuck: Vec<bool> = levels_of(names, dependencies).iter().map(Option::is_none).collect();
-    let edges = edges(names, dependencies);
-    let mut walked = vec![false; names.len()];
-    let mut cycles = Vec::new();
-    for start in (0..names.len()).filter(|index| stuck[*index]) {
-        let mut path = Vec::new();
-        let mut current = start;
-        while !walked[current] {
-            walked[current] = true;
-            path.push(current);
-            // What never becomes ready waits for something that never becomes ready: the walk goes on
-            // until it meets itself or an earlier walk.
-            let Some(next) = edges[current].iter().find(|on| stuck[**on]) else { break };
-            current = *next;
-        }
-        if let Some(from) = path.iter().position(|index| *index == current) {
-            let mut cycle = path.split_off(from);
-            let first = (0..cycle.len()).min_by_key(|at| cycle[*at]).unwrap_or_default();
-            cycle.rotate_left(first);
-            cycles.push(cycle);
+    let edges: Vec<Vec<usize>> =
+        edges(names, dependencies).into_iter().map(|on| on.into_iter().collect()).collect();
+    let mut cycles: Vec<Vec<usize>> = Vec::new();
+    let mut seen = vec![false; names.len()];
+    // Where a step is on the path that is being followed.
+    let mut place = vec![None; names.len()];
+    for start in 0..names.len() {
+        // A path of its own, because long chains would overflow the stack of a recursion.
+        let mut path: Vec<(usize, usize)> = Vec::new();
+        let mut next = Some(start).filter(|start| !seen[*start]);
+        loop {
+            if let Some(step) = next.take() {
+                seen[step] = true;
+                place[step] = Some(path.len());
+                path.push((step, 0));
+            }
+            let Some((step, tried)) = path.last_mut() else { break };
+            let Some(on) = edges[*step].get(*tried).copied() else {
+                place[*step] = None;
+                path.pop();
+                continue;
+            };
+            *tried += 1;
+            if let Some(from) = place[on] {
+                let mut cycle: Vec<usize> = path[from..].iter().map(|(step, _)| *step).collect();
+                if !cycles.iter().flatten().any(|told| cycle.contains(told)) {
+                    let first = (0..cycle.len()).min_by_key(|at| cycle[*at]).unwrap_or_default();
+                    cycle.rotate_left(first);
+                    cycles.push(cycle);
+                }
+            } else if !seen[on] {
+                next = Some(on);
+            }
         }
     }
     cycles
