@@ -172,7 +172,9 @@ impl Orchestrator {
     ) -> Result<Submission, SubmitError> {
         let TaskRequest { namespace, name, version, .. } = &request;
         let given = version.as_deref();
-        for (field, text) in [("name", Some(name.as_str())), ("namespace", Some(namespace)), ("version", given)] {
+        for (field, text) in
+            [("name", Some(name.as_str())), ("namespace", Some(namespace)), ("version", given)]
+        {
             if text.is_some_and(str::is_empty) {
                 return Err(SubmitError::Invalid(format!("{field} is empty")));
             }
@@ -180,11 +182,12 @@ impl Orchestrator {
         let catalog = &self.inner.catalog;
         let latest = || versions::versions(catalog, namespace, name).pop().unwrap_or_default();
         let version = version.clone().unwrap_or_else(latest);
-        let template = catalog.get(namespace, name, &version).ok_or_else(|| SubmitError::UnknownTemplate {
-            namespace: namespace.clone(),
-            name: name.clone(),
-            version: version.clone(),
-        })?;
+        let template =
+            catalog.get(namespace, name, &version).ok_or_else(|| SubmitError::UnknownTemplate {
+                namespace: namespace.clone(),
+                name: name.clone(),
+                version: version.clone(),
+            })?;
         let request = TaskRequest { version: Some(version), ..request };
         if !is_namespace(&template.namespace) {
             return Err(SubmitError::Invalid(format!(
