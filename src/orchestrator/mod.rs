@@ -17,6 +17,8 @@ mod incoming;
 mod outbox;
 pub mod outgoing;
 mod overdue;
+mod progress;
+mod queries;
 mod shared;
 pub mod store;
 pub mod task;
@@ -167,19 +169,20 @@ impl Orchestrator {
         request: TaskRequest,
         reply: oneshot::Sender<Result<Uuid, SubmitError>>,
     ) -> Result<Submission, SubmitError> {
+        let version = request.version.as_deref().unwrap_or_default();
         for (field, text) in
-            [("name", &request.name), ("namespace", &request.namespace), ("version", &request.version)]
+            [("name", request.name.as_str()), ("namespace", &request.namespace), ("version", version)]
         {
             if text.is_empty() {
-                return Err(SubmitError::Invalid(format!("{field} is empty")));
+                return Err(SubmitError::Invalid(format!("{field} is missing or empty")));
             }
         }
         let template =
-            self.inner.catalog.get(&request.namespace, &request.name, &request.version).ok_or_else(|| {
+            self.inner.catalog.get(&request.namespace, &request.name, version).ok_or_else(|| {
                 SubmitError::UnknownTemplate {
                     namespace: request.namespace.clone(),
                     name: request.name.clone(),
-                    version: request.version.clone(),
+                    version: version.to_owned(),
                 }
             })?;
         if !is_namespace(&template.namespace) {
@@ -339,8 +342,8 @@ impl SubmitError {
 #[derive(Debug, thiserror::Error)]
 pub enum CancelError {
     /// There is no such task.
-    #[error("there is no task {0}")]
-    Unknown(Uuid),
+    #[error("there is no such task")]
+    NotFound,
     /// It has ended already.
     #[error("the task has ended already; its state is {0}")]
     Finished(TaskState),
