@@ -321,7 +321,7 @@ impl Writer {
         timing: &Timing,
     ) -> Result<Result<(), CancelError>, Error> {
         let state = match self.cache.get(task_uuid).await? {
-            None => return Ok(Err(CancelError::Unknown(task_uuid))),
+            None => return Ok(Err(CancelError::NotFound)),
             Some(task) => task.state,
         };
         Ok(match self.advance(task_uuid, &Event::Cancel, changes, timing).await? {

@@ -25,8 +25,13 @@ pub fn task_identity(request: &TaskRequest) -> Result<Uuid, String> {
         Some(key) => ("key", key.clone()),
         None => ("context", canonical(&request.context)?),
     };
-    let version = request.version.as_deref().unwrap_or_default();
-    Ok(hash(&[&request.namespace, &request.name, version, kind, &what]))
+    Ok(hash(&[
+        &request.namespace,
+        &request.name,
+        request.version.as_deref().unwrap_or_default(),
+        kind,
+        &what,
+    ]))
 }
 
 /// The identity of a template's definition.
@@ -91,19 +96,8 @@ mod tests {
 
     fn request(context: &str, key: Option<&str>) -> TaskRequest {
         TaskRequest {
-            name: "order".to_owned(),
-            namespace: "shop".to_owned(),
-            version: Some("1.0.0".to_owned()),
-            context: serde_json::from_str(context).expect("JSON"),
-            initiator: String::new(),
-            source_system: String::new(),
-            reason: String::new(),
-            tags: Vec::new(),
-            options: None,
-            priority: None,
-            correlation_id: None,
-            parent_correlation_id: None,
             idempotency_key: key.map(str::to_owned),
+            ..TaskRequest::new("shop", "order", serde_json::from_str::<Json>(context).expect("JSON"))
         }
     }
 
@@ -140,11 +134,6 @@ mod tests {
     #[test]
     fn a_context_nested_without_end_is_refused() {
         let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        let request = TaskRequest {
-            context: RawValue::from_string("[]".to_owned()).expect("JSON").into(),
-            ..request("[]", None)
-        };
-        assert!(task_identity(&request).is_ok());
         let mut text = String::new();
         assert!(write(&deep, &mut text, 0).unwrap_err().contains("deeper than 128"));
     }

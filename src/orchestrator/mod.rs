@@ -346,8 +346,8 @@ impl SubmitError {
 #[derive(Debug, thiserror::Error)]
 pub enum CancelError {
     /// There is no such task.
-    #[error("there is no task {0}")]
-    Unknown(Uuid),
+    #[error("there is no such task")]
+    NotFound,
     /// It has ended already.
     #[error("the task has ended already; its state is {0}")]
     Finished(TaskState),

@@ -67,7 +67,8 @@ async fn a_task_submitted_twice_is_told_by_its_first_id() {
     let server = Server::start().await;
     let client = server.client();
     let first = submitted(&client, &order("ann")).await;
-    assert_eq!(client.submit(&order("ann")).await.unwrap(), Submitted::Exists(first));
+    let again = client.submit(&order("ann")).await.unwrap();
+    assert_eq!((again.task_uuid(), again), (first, Submitted::Exists(first)));
 }
 
 #[tokio::test]

@@ -122,7 +122,7 @@ pub(super) async fn cancel(
 ) -> Result<Json<TaskResponse>, ApiError> {
     let task_uuid = task_uuid(&segment)?;
     api.orchestrator.cancel(task_uuid).await.map_err(|error| match error {
-        CancelError::Unknown(task_uuid) => ApiError::no_task(task_uuid),
+        CancelError::NotFound => ApiError::no_task(task_uuid),
         CancelError::Finished(state) => ApiError::bad_request(format_args!(
             "task {task_uuid} is finished (its state is {state}); only unfinished tasks can be cancelled"
         )),
