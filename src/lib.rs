@@ -22,3 +22,4 @@ pub use error::Error;
 pub use handler::{HandlerRegistry, Namespace, StepHandler};
 pub use outcome::{StepError, StepResult};
 pub use step::Step;
+pub use worker::{Drained, RunningWorker, RustWorker};
