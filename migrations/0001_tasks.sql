@@ -22,6 +22,7 @@ CREATE TABLE tasks (
     source_system         TEXT NOT NULL,
     reason                TEXT NOT NULL,
     priority              INTEGER,
+    options               TEXT,                   -- kept for the record
     tags                  TEXT NOT NULL,
     correlation_id        TEXT NOT NULL,
     parent_correlation_id TEXT,

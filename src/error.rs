@@ -49,6 +49,16 @@ pub enum Error {
     /// The orchestrator's API, as a client sees it.
     #[error("{0}")]
     Api(String),
+    /// The orchestrator's API understood a request, and refused it.
+    #[error("{message} ({code})")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The API's code, such as `NOT_FOUND`.
+        code: String,
+        /// What is wrong, and what to do.
+        message: String,
+    },
 }
 
 impl Error {
@@ -58,6 +68,8 @@ impl Error {
         match self {
             Self::Config(_) | Self::Templates(_) | Self::MissingHandlers(_) | Self::File { .. } => 64,
             Self::Broker(BrokerError::Invalid(_)) => 64,
+            Self::Refused { status: 400..500, .. } => 64,
+            Self::Refused { .. } => 69,
             Self::Broker(_) | Self::Store { .. } | Self::Listen { .. } | Self::Api(_) => 69,
         }
     }

@@ -1,3 +1,386 @@
 //! The reference orchestrator: accepts tasks, decides which steps may run, applies results.
+//!
+//! [`advance`](advance::advance) decides, without I/O. One task (`apply`) owns what it decides about: it takes
+//! whatever waits (submissions, cancellations, deliveries), applies it in memory, writes one transaction, and
+//! only then acks and answers. Messages go through the outbox: written in that transaction, sent afterwards,
+//! removed once confirmed. So a crash at any point loses nothing and applies nothing twice.
 
+pub mod advance;
 pub mod api;
+mod apply;
+mod cache;
+mod changes;
+pub mod dag;
+mod declare;
+pub mod identity;
+mod incoming;
+mod outbox;
+pub mod outgoing;
+mod overdue;
+mod progress;
+mod queries;
+mod shared;
+pub mod store;
+pub mod task;
+mod versions;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::Error;
+use crate::api::TaskRequest;
+use crate::broker::topology::Names;
+use crate::broker::{Broker, BrokerStatus, ConsumerState};
+use crate::catalog::Catalog;
+use crate::config::Config;
+use crate::message::is_namespace;
+use crate::ops::metrics::METRICS;
+use crate::retry::Ladder;
+use crate::template::Template;
+
+use apply::{Command, Limits, Submission, Writer};
+use cache::Cache;
+use dag::Plan;
+use declare::Declare;
+use outbox::Outbox;
+use overdue::Overdue;
+use shared::{Shared, held};
+use store::Store;
+use task::TaskState;
+
+/// Callers that wait for the writer; more of them wait outside.
+const COMMANDS: usize = 1_024;
+
+/// A running orchestrator, without its HTTP API. Clones are the same one.
+#[derive(Debug, Clone)]
+pub struct Orchestrator {
+    inner: Arc<Inner>,
+}
+
+/// Namespace, name and version.
+type TemplateKey = (String, String, String);
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    catalog: Catalog,
+    broker: Arc<dyn Broker>,
+    commands: mpsc::Sender<Command>,
+    shared: Arc<Shared>,
+    plans: Mutex<HashMap<TemplateKey, (Uuid, Arc<Plan>)>>,
+    stop: CancellationToken,
+    running: TaskTracker,
+}
+
+impl Orchestrator {
+    /// Opens the store and starts working. The broker need not be reachable: tasks are accepted, and their
+    /// requests sent once it is.
+    ///
+    /// # Errors
+    /// When the store cannot be opened.
+    pub async fn start(config: &Config, broker: Arc<dyn Broker>, catalog: Catalog) -> Result<Self, Error> {
+        let store = Store::open(&config.orchestrator.database_url).await?;
+        METRICS.outbox_depth.set(store.unsent_count().await?);
+        let in_use = store.unfinished().await?;
+        let unfinished: i64 = in_use.values().sum();
+        tracing::info!(store = store.name(), unfinished_tasks = unfinished, "The orchestrator is starting.");
+
+        let names = Names::new(&config.broker.prefix);
+        let ladder = &config.broker.delay_ladder;
+        let ladder = Ladder::new(Duration::from_millis(ladder.first_ms), ladder.ratio, ladder.rungs);
+        let limits = Limits {
+            batch: config.orchestrator.apply_batch.max(1),
+            default_timeout: Duration::from_secs(config.worker.step_timeout_seconds),
+            overdue_after: Duration::from_secs(config.orchestrator.overdue_after_seconds),
+        };
+        let shared = Arc::new(Shared::default());
+        let stop = CancellationToken::new();
+        let running = TaskTracker::new();
+        let (commands, commands_receiver) = mpsc::channel(COMMANDS);
+        let (declared, declared_receiver) = watch::channel(0);
+
+        let (outbox, outbox_handle, reports) =
+            Outbox::new(store.clone(), &*broker, &names, Arc::clone(&shared), declared_receiver.clone());
+        running.spawn(outbox.run());
+        let overdue = Overdue {
+            store: store.clone(),
+            broker: Arc::clone(&broker),
+            names: names.clone(),
+            overdue_after: limits.overdue_after,
+            commands: commands.clone(),
+            shared: Arc::clone(&shared),
+            stop: stop.clone(),
+        };
+        running.spawn(overdue.run());
+        let declare = Declare {
+            broker: Arc::clone(&broker),
+            names: names.clone(),
+            ladder,
+            kind: config.broker.queue_kind,
+            mode: config.broker.topology,
+            catalog: catalog.clone(),
+            in_use: in_use.into_keys().collect(),
+            shared: Arc::clone(&shared),
+            declared,
+            stop: stop.clone(),
+        };
+        running.spawn(declare.run());
+        let writer = Writer {
+            store: store.clone(),
+            cache: Cache::new(store.clone()),
+            broker: Arc::clone(&broker),
+            names,
+            limits,
+            commands: commands_receiver,
+            reports,
+            outbox: outbox_handle,
+            declared: declared_receiver,
+            subscription: None,
+            shared: Arc::clone(&shared),
+            stop: stop.clone(),
+        };
+        running.spawn(writer.run());
+        running.close();
+        let plans = Mutex::new(HashMap::new());
+        Ok(Self { inner: Arc::new(Inner { store, catalog, broker, commands, shared, plans, stop, running }) })
+    }
+
+    /// Accepts a task. When this returns, the task survives whatever happens to this process.
+    ///
+    /// # Errors
+    /// When there is no such template, the request makes no sense, the same task was accepted before, or the
+    /// store does not take it. Only the last is worth another try.
+    pub async fn submit(&self, request: TaskRequest) -> Result<Uuid, SubmitError> {
+        let (reply, answer) = oneshot::channel();
+        let submission = self.check(request, reply)?;
+        let command = Command::Submit(Box::new(submission));
+        let closing = || SubmitError::Store(SubmitError::closing(&self.inner.store));
+        self.inner.commands.send(command).await.map_err(|_| closing())?;
+        answer.await.unwrap_or_else(|_| Err(closing()))
+    }
+
+    fn check(
+        &self,
+        request: TaskRequest,
+        reply: oneshot::Sender<Result<Uuid, SubmitError>>,
+    ) -> Result<Submission, SubmitError> {
+        let TaskRequest { namespace, name, version, .. } = &request;
+        let given = version.as_deref();
+        for (field, text) in
+            [("name", Some(name.as_str())), ("namespace", Some(namespace)), ("version", given)]
+        {
+            if text.is_some_and(str::is_empty) {
+                return Err(SubmitError::Invalid(format!("{field} is empty")));
+            }
+        }
+        let catalog = &self.inner.catalog;
+        let latest = || versions::versions(catalog, namespace, name).pop().unwrap_or_default();
+        let version = version.clone().unwrap_or_else(latest);
+        let template =
+            catalog.get(namespace, name, &version).ok_or_else(|| SubmitError::UnknownTemplate {
+                namespace: namespace.clone(),
+                name: name.clone(),
+                version: version.clone(),
+            })?;
+        let request = TaskRequest { version: Some(version), ..request };
+        if !is_namespace(&template.namespace) {
+            return Err(SubmitError::Invalid(format!(
+                "namespace {:?} is not 1 to 64 characters of A-Z a-z 0-9 _ -",
+                template.namespace
+            )));
+        }
+        let identity = identity::task_identity(&request).map_err(SubmitError::Invalid)?;
+        let (template_id, plan) = self.plan(&template)?;
+        Ok(Submission { request, identity, template_id, plan, reply })
+    }
+
+    /// The template's plan, worked out again when the template was reloaded.
+    fn plan(&self, template: &Arc<Template>) -> Result<(Uuid, Arc<Plan>), SubmitError> {
+        let key = (template.namespace.clone(), template.name.clone(), template.version.clone());
+        let mut plans = held(&self.inner.plans);
+        if let Some((template_id, plan)) = plans.get(&key)
+            && Arc::ptr_eq(plan.template(), template)
+        {
+            return Ok((*template_id, Arc::clone(plan)));
+        }
+        let plan = Arc::new(Plan::new(Arc::clone(template)).map_err(SubmitError::Invalid)?);
+        let template_id = identity::template_id(template);
+        plans.insert(key, (template_id, Arc::clone(&plan)));
+        Ok((template_id, plan))
+    }
+
+    /// Cancels a task: no further step is started, running ones are told to stop, and what they answer is
+    /// ignored.
+    ///
+    /// # Errors
+    /// When there is no such task, it has ended, or the store does not take the change.
+    pub async fn cancel(&self, task_uuid: Uuid) -> Result<(), CancelError> {
+        let (reply, answer) = oneshot::channel();
+        let closing = || CancelError::Store(SubmitError::closing(&self.inner.store));
+        let command = Command::Cancel { task_uuid, reply };
+        self.inner.commands.send(command).await.map_err(|_| closing())?;
+        answer.await.unwrap_or_else(|_| Err(closing()))
+    }
+
+    /// Waits for a task's end: its terminal state, or `None` when there is no such task. Cancel-safe.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the orchestrator shuts down first.
+    pub async fn finished(&self, task_uuid: Uuid) -> Result<Option<TaskState>, Error> {
+        // Before the look into the store, so that an end in between is not missed.
+        let end = self.inner.shared.wait_for(task_uuid);
+        match self.inner.store.task_state(task_uuid).await? {
+            None => Ok(None),
+            Some(state) if state.is_terminal() => Ok(Some(state)),
+            Some(_) => end.await.map(Some).map_err(|_| SubmitError::closing(&self.inner.store)),
+        }
+    }
+
+    /// The store, for reading.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The templates tasks can be made of.
+    pub fn catalog(&self) -> &Catalog {
+        &self.inner.catalog
+    }
+
+    /// The broker.
+    pub fn broker(&self) -> &Arc<dyn Broker> {
+        &self.inner.broker
+    }
+
+    /// What works and what does not.
+    pub fn health(&self) -> Health {
+        Health {
+            store_problem: self.inner.shared.store_problem(),
+            broker: self.inner.broker.status().borrow().clone(),
+            topology_problem: self.inner.shared.topology_problem(),
+            consumer: self.inner.shared.consumer(),
+            stopping: self.inner.stop.is_cancelled(),
+        }
+    }
+
+    /// Stops: what is being applied is written, what was not begun goes back to the broker, what was sent is
+    /// waited for up to two seconds. Then the store is closed. The broker stays open.
+    pub async fn shutdown(&self) {
+        self.inner.stop.cancel();
+        self.inner.running.wait().await;
+        self.inner.shared.stop_waiting();
+        self.inner.store.close().await;
+    }
+}
+
+/// What works and what does not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// Why the store takes no changes, while it takes none.
+    pub store_problem: Option<String>,
+    /// The connection to the broker.
+    pub broker: BrokerStatus,
+    /// What is wrong with the broker's queues, while something is.
+    pub topology_problem: Option<String>,
+    /// The consumer of the orchestrator's queue; absent until the queues are in place for the first time.
+    pub consumer: Option<ConsumerState>,
+    /// Whether it was told to stop.
+    pub stopping: bool,
+}
+
+impl Health {
+    /// Whether tasks can be accepted. They can while the broker is away: their requests wait in the store.
+    pub fn accepts_tasks(&self) -> bool {
+        self.store_problem.is_none() && !self.stopping
+    }
+
+    /// Whether everything works.
+    pub fn is_ready(&self) -> bool {
+        self.accepts_tasks()
+            && self.broker == BrokerStatus::Connected
+            && self.topology_problem.is_none()
+            && self.consumer == Some(ConsumerState::Consuming)
+    }
+}
+
+/// Why a task was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// There is no such template.
+    #[error("there is no template {name:?} of version {version:?} in namespace {namespace:?}")]
+    UnknownTemplate {
+        /// The namespace asked for.
+        namespace: String,
+        /// The name asked for.
+        name: String,
+        /// The version asked for; empty where the latest was.
+        version: String,
+    },
+    /// The same task was accepted before.
+    #[error("the same task was accepted before, as {task_uuid}")]
+    Duplicate {
+        /// That task.
+        task_uuid: Uuid,
+    },
+    /// The request makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// The store does not take it now.
+    #[error(transparent)]
+    Store(Error),
+}
+
+impl SubmitError {
+    fn closing(store: &Store) -> Error {
+        let problem = "takes no changes: the orchestrator is shutting down".to_owned();
+        Error::Store { store: store.name().to_owned(), problem }
+    }
+}
+
+/// Why a task was not cancelled.
+#[derive(Debug, thiserror::Error)]
+pub enum CancelError {
+    /// There is no such task.
+    #[error("there is no such task")]
+    NotFound,
+    /// It has ended already.
+    #[error("the task has ended already; its state is {0}")]
+    Finished(TaskState),
+    /// The store does not take the change now.
+    #[error(transparent)]
+    Store(Error),
+}
+
+/// Now, in milliseconds since 1970.
+fn now() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+/// Pauses between tries, each twice as long as the one before.
+#[derive(Debug)]
+struct Pause {
+    first: Duration,
+    next: Duration,
+    longest: Duration,
+}
+
+impl Pause {
+    fn new(first: Duration, longest: Duration) -> Self {
+        Self { first, next: first, longest }
+    }
+
+    fn next(&mut self) -> Duration {
+        let pause = self.next;
+        self.next = (pause * 2).min(self.longest);
+        pause
+    }
+
+    fn reset(&mut self) {
+        self.next = self.first;
+    }
+}

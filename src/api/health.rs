@@ -1,0 +1,44 @@
+//! Health: whether the orchestrator can do its work.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Whether the orchestrator can do its work.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HealthResponse {
+    /// `healthy`, `degraded`, `alive` or `ready`.
+    pub status: String,
+    /// When this was found out.
+    pub timestamp: Timestamp,
+    /// What was looked at; absent from the answers that look at nothing.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub checks: BTreeMap<String, HealthCheck>,
+    /// What is running; absent from the answers that look at nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub info: Option<HealthInfo>,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// `healthy`, `degraded` (it goes on, but somebody should look) or `unhealthy`.
+    pub status: String,
+    /// What is the matter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// How long looking took.
+    pub duration_ms: u64,
+}
+
+/// What is running.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HealthInfo {
+    /// The program's version.
+    pub version: String,
+    /// How many templates can be used.
+    pub templates: usize,
+    /// Connections for reading the store.
+    pub database_pool_size: u32,
+}

@@ -1,0 +1,429 @@
+//! What happens to a task when something is heard about it: a pure function, without clock or I/O.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::task::{StepState, Task, TaskState};
+use crate::message::{Json, ResultStatus, StepExecutionError, StepExecutionRequest, StepExecutionResult};
+
+/// Something heard about a task.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// It was accepted.
+    Submitted,
+    /// A worker answered a request for good.
+    Result(Box<StepExecutionResult>),
+    /// A worker put off a step: this is the next attempt's request.
+    Retry(Box<StepExecutionRequest>),
+    /// A request went to the dead letters.
+    DeadLetter(Box<DeadLetter>),
+    /// A caller wants it stopped.
+    Cancel,
+    /// A step's answer should have come by now.
+    Overdue {
+        /// The step's name.
+        step_name: String,
+        /// The step.
+        step_uuid: Uuid,
+    },
+}
+
+/// A request that will not be answered any more.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeadLetter {
+    /// The step.
+    pub step_uuid: Uuid,
+    /// The step's name.
+    pub step_name: String,
+    /// The attempt the request was for.
+    pub attempt: u32,
+    /// What is recorded as the step's error.
+    pub error: StepExecutionError,
+    /// Why it is a dead letter.
+    pub reason: String,
+}
+
+/// What became of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It changed the task.
+    Applied,
+    /// It had been applied before.
+    Duplicate,
+    /// It came too late: the step went on without it.
+    Stale,
+    /// It speaks of a step the task does not have.
+    Unknown,
+    /// It makes no sense at this point.
+    Refused,
+}
+
+impl Outcome {
+    /// The outcome as a metric's label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Duplicate => "duplicate",
+            Self::Stale => "stale",
+            Self::Unknown => "unknown",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// What has to be recorded or sent.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Send the request for this attempt of a step.
+    Send {
+        /// The step's place.
+        step: usize,
+        /// The attempt.
+        attempt: u32,
+        /// Whether it was sent before.
+        again: bool,
+    },
+    /// A step changed its state.
+    Step {
+        /// The step's place.
+        step: usize,
+        /// `None`: it was made just now.
+        from: Option<StepState>,
+        /// The new state.
+        to: StepState,
+        /// What is recorded with it.
+        note: Note,
+    },
+    /// The task changed its state.
+    Task {
+        /// `None`: it was made just now.
+        from: Option<TaskState>,
+        /// The new state.
+        to: TaskState,
+        /// Why, where that is not plain.
+        reason: Option<String>,
+    },
+    /// Tell all workers that the task is cancelled.
+    BroadcastCancel,
+}
+
+/// What is recorded with a step's change of state.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Note {
+    /// The attempt it is about.
+    pub attempt: Option<u32>,
+    /// Why, where that is not plain.
+    pub reason: Option<String>,
+    /// The worker that reported it.
+    pub worker_id: Option<String>,
+    /// How long the attempt ran.
+    pub duration_ms: Option<u64>,
+    /// The result that caused it, without its data.
+    pub result: Option<Json>,
+}
+
+/// The time, and how long answers may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// Now, in milliseconds since 1970.
+    pub now: i64,
+    /// How long a step may run whose template gives no timeout.
+    pub default_timeout: Duration,
+    /// How much longer than its timeout an answer may take.
+    pub overdue_after: Duration,
+}
+
+/// What an event led to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Advance {
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What has to be done, in order. Empty unless the event was applied.
+    pub effects: Vec<Effect>,
+}
+
+/// Applies one event to a task. Each attempt of a step is applied once, whatever is heard how often and in
+/// whichever order.
+pub fn advance(task: &mut Task, event: &Event, timing: &Timing) -> Advance {
+    let mut turn = Turn { task, timing, effects: Vec::new() };
+    let outcome = match event {
+        Event::Submitted => turn.submitted(),
+        Event::Result(result) => turn.result(result),
+        Event::Retry(request) => turn.retry(request),
+        Event::DeadLetter(letter) => turn.dead_letter(letter),
+        Event::Cancel => turn.cancel(),
+        Event::Overdue { step_name, step_uuid } => turn.overdue(step_name, *step_uuid),
+    };
+    if outcome == Outcome::Applied {
+        turn.evaluate();
+    }
+    Advance { outcome, effects: turn.effects }
+}
+
+struct Turn<'a> {
+    task: &'a mut Task,
+    timing: &'a Timing,
+    effects: Vec<Effect>,
+}
+
+impl Turn<'_> {
+    fn submitted(&mut self) -> Outcome {
+        if self.task.state != TaskState::Pending || self.task.tally.open > 0 {
+            return Outcome::Refused;
+        }
+        self.effects.push(Effect::Task { from: None, to: TaskState::Pending, reason: None });
+        for step in 0..self.task.steps.len() {
+            if self.task.steps[step].exists && self.task.steps[step].waits_for == 0 {
+                self.enqueue(step);
+            }
+        }
+        Outcome::Applied
+    }
+
+    fn result(&mut self, result: &StepExecutionResult) -> Outcome {
+        let Some(step) = self.task.find(&result.step_name, result.step_uuid) else { return Outcome::Unknown };
+        if result.attempt == 0 {
+            return Outcome::Refused;
+        }
+        let to = match result.status {
+            ResultStatus::Completed if result.success => StepState::Complete,
+            ResultStatus::Cancelled => StepState::Cancelled,
+            ResultStatus::Completed | ResultStatus::Failed => StepState::Error,
+        };
+        // A success of an attempt that was retried meanwhile counts: a step that succeeded is not run again
+        // if we can help it, and the later attempt's answer will find it complete.
+        let any_attempt_will_do = to == StepState::Complete && self.task.steps[step].state.is_open();
+        if !any_attempt_will_do && let Some(late) = self.too_late(step, result.attempt) {
+            return late;
+        }
+        let now = self.timing.now;
+        let run = &mut self.task.steps[step];
+        run.attempts = run.attempts.max(result.attempt);
+        run.last_attempted_at = Some(result.metadata.started_at.map_or(now, |at| at.as_millisecond()));
+        run.completed_at = Some(now);
+        run.error = result.error.clone();
+        if to == StepState::Complete {
+            run.output = Some(result.data.clone());
+            run.error = None;
+        } else {
+            run.last_failure_at = Some(now);
+        }
+        self.change(
+            step,
+            to,
+            Note {
+                attempt: Some(result.attempt),
+                reason: result.error.as_ref().map(|error| error.message.clone()),
+                worker_id: Some(result.metadata.worker_id.clone()).filter(|id| !id.is_empty()),
+                duration_ms: Some(result.duration_ms),
+                result: Some(without_data(result)),
+            },
+        );
+        Outcome::Applied
+    }
+
+    fn retry(&mut self, request: &StepExecutionRequest) -> Outcome {
+        let Some(step) = self.task.find(&request.step_name, request.step_uuid) else {
+            return Outcome::Unknown;
+        };
+        let Some(failed) = request.attempt.checked_sub(1).filter(|attempt| *attempt > 0) else {
+            return Outcome::Refused;
+        };
+        if let Some(late) = self.too_late(step, failed) {
+            return late;
+        }
+        let now = self.timing.now;
+        let millis = |at: Option<jiff::Timestamp>| at.map_or(now, |at| at.as_millisecond());
+        let not_before = millis(request.not_before);
+        let due_at = self.due_at(step, not_before.max(now));
+        let run = &mut self.task.steps[step];
+        run.attempts = failed;
+        run.last_attempted_at = Some(millis(request.previous_attempt_at));
+        run.last_failure_at = run.last_attempted_at;
+        run.error = request.previous_error.clone();
+        let reason = run.error.as_ref().map(|error| error.message.clone());
+        self.change(
+            step,
+            StepState::WaitingForRetry,
+            Note { attempt: Some(failed), reason, ..Note::default() },
+        );
+        let run = &mut self.task.steps[step];
+        run.next_retry_at = Some(not_before);
+        run.due_at = Some(due_at);
+        Outcome::Applied
+    }
+
+    fn dead_letter(&mut self, letter: &DeadLetter) -> Outcome {
+        let Some(step) = self.task.find(&letter.step_name, letter.step_uuid) else { return Outcome::Unknown };
+        if let Some(late) = self.too_late(step, letter.attempt) {
+            return late;
+        }
+        let run = &mut self.task.steps[step];
+        run.attempts = letter.attempt;
+        run.error = Some(letter.error.clone());
+        run.last_failure_at = Some(self.timing.now);
+        run.completed_at = Some(self.timing.now);
+        let reason = format!("dead letter ({}): {}", letter.reason, letter.error.message);
+        let note = Note { attempt: Some(letter.attempt), reason: Some(reason), ..Note::default() };
+        self.change(step, StepState::Error, note);
+        Outcome::Applied
+    }
+
+    fn cancel(&mut self) -> Outcome {
+        if self.task.state.is_terminal() {
+            return Outcome::Stale;
+        }
+        // Before the steps, so that none of them is started by the end of another.
+        self.enter(TaskState::Cancelled, None);
+        for step in 0..self.task.steps.len() {
+            let run = &mut self.task.steps[step];
+            if run.exists && !run.state.is_finished() {
+                run.completed_at = Some(self.timing.now);
+                self.change(step, StepState::Cancelled, Note::default());
+            }
+        }
+        self.effects.push(Effect::BroadcastCancel);
+        Outcome::Applied
+    }
+
+    fn overdue(&mut self, step_name: &str, step_uuid: Uuid) -> Outcome {
+        let Some(step) = self.task.find(step_name, step_uuid) else { return Outcome::Unknown };
+        let run = &self.task.steps[step];
+        if run.due_at.is_none_or(|due_at| due_at > self.timing.now) {
+            return Outcome::Stale;
+        }
+        if run.state == StepState::WaitingForRetry {
+            let attempt = Some(run.attempts + 1);
+            let reason = Some("the retry was overdue, and was sent again".to_owned());
+            self.change(step, StepState::Enqueued, Note { attempt, reason, ..Note::default() });
+        }
+        self.send(step, true);
+        Outcome::Applied
+    }
+
+    /// What an answer about `attempt` is if the step no longer waits for it.
+    fn too_late(&self, step: usize, attempt: u32) -> Option<Outcome> {
+        let run = &self.task.steps[step];
+        match run.state {
+            StepState::Pending => Some(Outcome::Refused),
+            StepState::Complete | StepState::Error | StepState::WaitingForRetry
+                if attempt == run.attempts =>
+            {
+                Some(Outcome::Duplicate)
+            }
+            state if state.is_finished() || attempt <= run.attempts => Some(Outcome::Stale),
+            _ => None,
+        }
+    }
+
+    fn enqueue(&mut self, step: usize) {
+        let attempt = self.task.steps[step].attempts + 1;
+        self.change(step, StepState::Enqueued, Note { attempt: Some(attempt), ..Note::default() });
+        self.send(step, false);
+    }
+
+    fn send(&mut self, step: usize, again: bool) {
+        let due_at = self.due_at(step, self.timing.now);
+        let run = &mut self.task.steps[step];
+        run.enqueued_at = Some(self.timing.now);
+        run.due_at = Some(due_at);
+        let attempt = run.attempts + 1;
+        self.effects.push(Effect::Send { step, attempt, again });
+    }
+
+    fn due_at(&self, step: usize, from: i64) -> i64 {
+        let timeout = self.task.plan.step(step).timeout.unwrap_or(self.timing.default_timeout);
+        let patience = (timeout.saturating_add(self.timing.overdue_after)).as_millis();
+        from.saturating_add(i64::try_from(patience).unwrap_or(i64::MAX))
+    }
+
+    /// Moves a step to another state, and lets go what waited for it.
+    fn change(&mut self, step: usize, to: StepState, note: Note) {
+        let forward = self.task.plan.target(step).is_none();
+        let run = &mut self.task.steps[step];
+        let from = std::mem::replace(&mut run.state, to);
+        run.due_at = None;
+        run.next_retry_at = None;
+        self.task.tally.leave(from);
+        self.task.tally.enter(step, to, forward);
+        self.effects.push(Effect::Step { step, from: Some(from), to, note });
+        if forward && to.satisfies() {
+            for index in 0..self.task.plan.children(step).len() {
+                let child = self.task.plan.children(step)[index];
+                self.release(child);
+            }
+        } else if !forward && to.is_finished() {
+            // A compensation that failed holds up no other: each undoes what it can.
+            for earlier in self.task.released_by(step) {
+                self.release(earlier);
+            }
+        }
+    }
+
+    fn release(&mut self, step: usize) {
+        let run = &mut self.task.steps[step];
+        run.waits_for -= 1;
+        if run.waits_for == 0 && run.state == StepState::Pending && !self.task.state.is_terminal() {
+            self.enqueue(step);
+        }
+    }
+
+    /// The task's state, from its counters alone.
+    fn evaluate(&mut self) {
+        if self.task.state.is_terminal() {
+            return;
+        }
+        let tally = &self.task.tally;
+        if tally.open == 0 && !tally.compensating {
+            if tally.satisfied == self.task.plan.forward() {
+                return self.enter(TaskState::Complete, None);
+            }
+            self.compensate();
+        }
+        let tally = &self.task.tally;
+        match (tally.open, tally.compensating) {
+            (0, _) => self.enter(TaskState::Error, self.failure()),
+            (_, true) => self.enter(TaskState::BlockedByFailures, self.failure()),
+            (open, false) if open == tally.retrying => self.enter(TaskState::WaitingForRetry, None),
+            _ => self.enter(TaskState::StepsInProcess, None),
+        }
+    }
+
+    /// Makes the compensations of what completed, and starts those that wait for no other.
+    fn compensate(&mut self) {
+        let called_for: Vec<usize> = (0..self.task.steps.len())
+            .filter(|step| self.task.plan.target(*step).is_some_and(|t| self.task.steps[t].state.satisfies()))
+            .collect();
+        for step in &called_for {
+            self.task.steps[*step].exists = true;
+            self.task.tally.compensating = true;
+            let note = Note { reason: self.failure(), ..Note::default() };
+            self.effects.push(Effect::Step { step: *step, from: None, to: StepState::Pending, note });
+        }
+        self.task.count_compensations();
+        for step in called_for {
+            if self.task.steps[step].waits_for == 0 {
+                self.enqueue(step);
+            }
+        }
+    }
+
+    fn failure(&self) -> Option<String> {
+        let failed = self.task.tally.failed?;
+        Some(format!("step {:?} failed", self.task.plan.step(failed).name))
+    }
+
+    fn enter(&mut self, to: TaskState, reason: Option<String>) {
+        let from = std::mem::replace(&mut self.task.state, to);
+        if from != to {
+            self.effects.push(Effect::Task { from: Some(from), to, reason });
+        }
+    }
+}
+
+/// A result as it is recorded beside a step's output.
+fn without_data(result: &StepExecutionResult) -> Json {
+    let record = StepExecutionResult { data: Json::null(), ..result.clone() };
+    Json::encode(&record).expect("a result has string keys only and always encodes")
+}

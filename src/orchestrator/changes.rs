@@ -1,0 +1,155 @@
+//! Collects what a batch of events led to, and turns it into the rows of one transaction.
+
+use std::collections::{BTreeMap, HashMap};
+
+use uuid::Uuid;
+
+use super::advance::Effect;
+use super::cache::Cache;
+use super::outgoing;
+use super::store::{Batch, StepRow, TaskRow, TaskStateRow, TransitionRow};
+use super::task::{StepState, Task, TaskState};
+use crate::broker::Message;
+use crate::broker::topology::Names;
+use crate::message::Json;
+
+/// Changes that are not written yet.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    tasks: HashMap<Uuid, TaskChange>,
+    /// The order in which tasks were touched: rows are written in the order of events.
+    order: Vec<Uuid>,
+    transitions: Vec<TransitionRow>,
+    messages: Vec<(i32, Message)>,
+    finished: Vec<(Uuid, TaskState)>,
+}
+
+#[derive(Debug, Default)]
+struct TaskChange {
+    new: Option<TaskRow>,
+    state: bool,
+    steps: BTreeMap<usize, StepChange>,
+}
+
+#[derive(Debug, Default)]
+struct StepChange {
+    new: bool,
+    output: bool,
+    result: Option<Json>,
+}
+
+impl Changes {
+    /// A task that was made just now, with all its steps but the compensations.
+    pub(super) fn created(&mut self, task: &Task, row: TaskRow) {
+        let steps = (0..task.steps.len()).filter(|step| task.steps[*step].exists);
+        let change = self.change(task.uuid);
+        change.new = Some(row);
+        change.steps = steps.map(|step| (step, StepChange { new: true, ..StepChange::default() })).collect();
+    }
+
+    /// What an event led to.
+    pub(super) fn record(&mut self, task: &Task, effects: Vec<Effect>, now: i64, names: &Names) {
+        for effect in effects {
+            match effect {
+                Effect::Send { step, attempt, .. } => {
+                    self.change(task.uuid).steps.entry(step).or_default();
+                    self.messages.push((task.priority, outgoing::request(task, step, attempt, now, names)));
+                }
+                Effect::BroadcastCancel => {
+                    self.messages.push((task.priority, outgoing::cancel(task, now, names)));
+                }
+                Effect::Task { from, to, reason } => {
+                    self.change(task.uuid).state = true;
+                    if to.is_terminal() {
+                        self.finished.push((task.uuid, to));
+                    }
+                    self.transitions.push(TransitionRow {
+                        task_uuid: task.uuid,
+                        step_uuid: None,
+                        from_state: from.map(TaskState::as_str),
+                        to_state: to.as_str(),
+                        attempt: None,
+                        reason,
+                        worker_id: None,
+                        duration_ms: None,
+                    });
+                }
+                Effect::Step { step, from, to, note } => {
+                    let change = self.change(task.uuid).steps.entry(step).or_default();
+                    change.new |= from.is_none();
+                    change.output |= to == StepState::Complete;
+                    change.result = note.result.or(change.result.take());
+                    self.transitions.push(TransitionRow {
+                        task_uuid: task.uuid,
+                        step_uuid: Some(task.steps[step].uuid),
+                        from_state: from.map(StepState::as_str),
+                        to_state: to.as_str(),
+                        attempt: note.attempt,
+                        reason: note.reason,
+                        worker_id: note.worker_id,
+                        duration_ms: note.duration_ms,
+                    });
+                }
+            }
+        }
+    }
+
+    /// The tasks that changed.
+    pub(super) fn touched(&self) -> &[Uuid] {
+        &self.order
+    }
+
+    /// The tasks that came to their end.
+    pub(super) fn finished(&self) -> &[(Uuid, TaskState)] {
+        &self.finished
+    }
+
+    /// The rows to write, from the tasks as they are now.
+    pub(super) fn rows(&mut self, cache: &Cache, now: i64) -> Batch {
+        let mut batch = Batch { now, transitions: std::mem::take(&mut self.transitions), ..Batch::default() };
+        for task_uuid in &self.order {
+            let Some((task, change)) = cache.peek(*task_uuid).zip(self.tasks.remove(task_uuid)) else {
+                continue;
+            };
+            let completed_at = task.state.is_terminal().then_some(now);
+            match change.new {
+                Some(row) => {
+                    if !batch.templates.iter().any(|(template_id, _)| *template_id == row.template_id) {
+                        batch.templates.push((row.template_id, row.template.clone()));
+                    }
+                    batch.new_tasks.push(TaskRow { state: task.state.as_str(), completed_at, ..row });
+                }
+                None if change.state => batch.task_states.push(TaskStateRow {
+                    task_uuid: *task_uuid,
+                    state: task.state.as_str(),
+                    completed_at,
+                }),
+                None => {}
+            }
+            for (position, step) in change.steps {
+                let definition = task.plan.step(position);
+                let rows = if step.new { &mut batch.new_steps } else { &mut batch.steps };
+                rows.push(StepRow {
+                    task_uuid: *task_uuid,
+                    position,
+                    name: definition.name.clone(),
+                    max_attempts: definition.max_attempts,
+                    run: task.steps[position].clone(),
+                    output: step.output,
+                    result: step.result,
+                });
+            }
+        }
+        // Stable: within a priority, requests go out in the order in which they became possible.
+        self.messages.sort_by_key(|(priority, _)| std::cmp::Reverse(*priority));
+        batch.outbox = self.messages.drain(..).map(|(_, message)| message).collect();
+        batch
+    }
+
+    fn change(&mut self, task_uuid: Uuid) -> &mut TaskChange {
+        self.tasks.entry(task_uuid).or_insert_with(|| {
+            self.order.push(task_uuid);
+            TaskChange::default()
+        })
+    }
+}

@@ -1,0 +1,83 @@
+//! The messages the orchestrator sends.
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::task::Task;
+use crate::broker::topology::{Names, step_key};
+use crate::broker::{Message, Properties};
+use crate::message::{
+    self, ControlMessage, PROTOCOL_VERSION, StepExecutionRequest, StepOutput, header, message_id,
+};
+
+/// The request for one attempt of a step. The same attempt asked for again has the same message id.
+pub fn request(task: &Task, step: usize, attempt: u32, now: i64, names: &Names) -> Message {
+    let template = task.plan.template();
+    let definition = task.plan.step(step);
+    let run = &task.steps[step];
+    let inputs = task.plan.inputs(step);
+    let retried = attempt > 1;
+    let request = StepExecutionRequest {
+        protocol_version: PROTOCOL_VERSION,
+        task_uuid: task.uuid,
+        step_uuid: run.uuid,
+        namespace: template.namespace.clone(),
+        task_name: template.name.clone(),
+        task_version: template.version.clone(),
+        step_name: definition.name.clone(),
+        handler: definition.handler.clone(),
+        attempt,
+        max_attempts: definition.max_attempts,
+        timeout_ms: definition.timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
+        retry: definition.retry.clone(),
+        task_data: task.context.clone(),
+        sequence_data: inputs
+            .into_iter()
+            .map(|input| StepOutput {
+                step_name: task.plan.step(input).name.clone(),
+                result: task.steps[input].output.clone().unwrap_or_default(),
+            })
+            .collect(),
+        correlation_id: task.correlation_id.clone(),
+        created_at: Timestamp::from_millisecond(now).ok(),
+        previous_error: run.error.clone().filter(|_| retried),
+        previous_attempt_at: run
+            .last_failure_at
+            .filter(|_| retried)
+            .and_then(|at| Timestamp::from_millisecond(at).ok()),
+        not_before: None,
+    };
+    let mut properties = properties(request.message_id("request"), task, "step.request", now);
+    properties.headers.set(header::ATTEMPT, attempt);
+    Message {
+        exchange: names.steps(),
+        routing_key: step_key(&template.namespace, &definition.name),
+        body: request.encode().into(),
+        properties,
+    }
+}
+
+/// Tells every worker that the task is cancelled.
+pub fn cancel(task: &Task, now: i64, names: &Names) -> Message {
+    Message {
+        exchange: names.control(),
+        routing_key: String::new(),
+        body: message::encode(&ControlMessage::CancelTask { task_uuid: task.uuid }).into(),
+        properties: properties(message_id(task.uuid, 0, "cancel"), task, "control.cancel_task", now),
+    }
+}
+
+/// An id for something new, in the order of making: neighbours in time are neighbours in the store's indices.
+pub fn new_uuid() -> Uuid {
+    Uuid::now_v7()
+}
+
+fn properties(message_id: String, task: &Task, kind: &str, now: i64) -> Properties {
+    Properties {
+        message_id: Some(message_id),
+        correlation_id: Some(task.correlation_id.clone()),
+        kind: Some(kind.to_owned()),
+        timestamp: u64::try_from(now / 1_000).ok(),
+        ..Properties::default()
+    }
+}

@@ -1,0 +1,316 @@
+//! A task and its steps in memory: states, counters, and how both come back from the store.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::dag::Plan;
+use crate::message::{Json, StepExecutionError};
+
+macro_rules! states {
+    ($(#[doc = $doc:literal])+ $name:ident { $($(#[doc = $help:literal])+ $state:ident = $text:literal,)+ }) => {
+        $(#[doc = $doc])+
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name { $($(#[doc = $help])+ $state,)+ }
+
+        impl $name {
+            /// Every state.
+            pub const ALL: &[Self] = &[$(Self::$state),+];
+
+            /// The state as it stands in the store and in the API.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$state => $text),+ }
+            }
+
+            /// The state of this name.
+            pub fn parse(text: &str) -> Option<Self> {
+                match text { $($text => Some(Self::$state),)+ _ => None }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+states! {
+    /// Where a task stands. States this orchestrator passes through within one transaction are never
+    /// stored; they are here because clients know them.
+    TaskState {
+        /// Accepted.
+        Pending = "pending",
+        /// Its steps are being made.
+        Initializing = "initializing",
+        /// Its first requests are being written.
+        EnqueuingSteps = "enqueuing_steps",
+        /// At least one step is with the workers.
+        StepsInProcess = "steps_in_process",
+        /// A result is being looked at.
+        EvaluatingResults = "evaluating_results",
+        /// No step can run yet.
+        WaitingForDependencies = "waiting_for_dependencies",
+        /// Every step that could run waits for its retry.
+        WaitingForRetry = "waiting_for_retry",
+        /// A step failed for good, and what completed is being undone.
+        BlockedByFailures = "blocked_by_failures",
+        /// Every step completed.
+        Complete = "complete",
+        /// A step failed for good, and there is nothing left to do.
+        Error = "error",
+        /// Cancelled by a caller.
+        Cancelled = "cancelled",
+        /// Settled by hand.
+        ResolvedManually = "resolved_manually",
+    }
+}
+
+states! {
+    /// Where a step stands. As with tasks, some states exist for clients' sake.
+    StepState {
+        /// Waiting for its dependencies.
+        Pending = "pending",
+        /// Requested; it waits in the broker or runs in a worker.
+        Enqueued = "enqueued",
+        /// Running.
+        InProgress = "in_progress",
+        /// Ran; its result is on the way.
+        EnqueuedForOrchestration = "enqueued_for_orchestration",
+        /// Failed; its result is on the way.
+        EnqueuedAsErrorForOrchestration = "enqueued_as_error_for_orchestration",
+        /// Failed; its next attempt waits in the broker.
+        WaitingForRetry = "waiting_for_retry",
+        /// Done.
+        Complete = "complete",
+        /// Failed for good.
+        Error = "error",
+        /// Cancelled with its task.
+        Cancelled = "cancelled",
+        /// Settled by hand; as good as done.
+        ResolvedManually = "resolved_manually",
+    }
+}
+
+impl TaskState {
+    /// Whether nothing will happen any more.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Complete | Self::Error | Self::Cancelled | Self::ResolvedManually)
+    }
+}
+
+impl StepState {
+    /// Whether an answer from a worker is awaited.
+    pub fn is_open(self) -> bool {
+        matches!(
+            self,
+            Self::Enqueued
+                | Self::InProgress
+                | Self::EnqueuedForOrchestration
+                | Self::EnqueuedAsErrorForOrchestration
+                | Self::WaitingForRetry
+        )
+    }
+
+    /// Whether steps that depend on it may run.
+    pub fn satisfies(self) -> bool {
+        matches!(self, Self::Complete | Self::ResolvedManually)
+    }
+
+    /// Whether no answer will change it any more.
+    pub fn is_finished(self) -> bool {
+        matches!(self, Self::Complete | Self::Error | Self::Cancelled | Self::ResolvedManually)
+    }
+}
+
+/// A task that runs. Its steps stand in the order of its template.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// Its id.
+    pub uuid: Uuid,
+    /// The template it started with, whatever became of the template since.
+    pub plan: Arc<Plan>,
+    /// Where it stands.
+    pub state: TaskState,
+    /// Its context, as submitted.
+    pub context: Json,
+    /// Groups its messages.
+    pub correlation_id: String,
+    /// Requests of tasks with a higher one are written first.
+    pub priority: i32,
+    /// One for each of the template's steps.
+    pub steps: Vec<StepRun>,
+    pub(super) tally: Tally,
+}
+
+/// One step of a task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepRun {
+    /// Its id, the same over all attempts.
+    pub uuid: Uuid,
+    /// `false` for a compensation that was not called for.
+    pub exists: bool,
+    /// Where it stands.
+    pub state: StepState,
+    /// Executions that have begun, as far as we were told. An open step's request is for the next one.
+    pub attempts: u32,
+    /// What its handler returned.
+    pub output: Option<Json>,
+    /// What its last attempt failed with.
+    pub error: Option<StepExecutionError>,
+    /// When its request was last written; this and all times in milliseconds since 1970.
+    pub enqueued_at: Option<i64>,
+    /// When its answer is overdue.
+    pub due_at: Option<i64>,
+    /// The time before which its retry does not run.
+    pub next_retry_at: Option<i64>,
+    /// When its last attempt that we know of began.
+    pub last_attempted_at: Option<i64>,
+    /// When its last failed attempt ended.
+    pub last_failure_at: Option<i64>,
+    /// When it finished.
+    pub completed_at: Option<i64>,
+    /// Steps it still waits for.
+    pub(super) waits_for: usize,
+}
+
+impl StepRun {
+    fn new(uuid: Uuid, exists: bool, waits_for: usize) -> Self {
+        Self {
+            uuid,
+            exists,
+            state: StepState::Pending,
+            attempts: 0,
+            output: None,
+            error: None,
+            enqueued_at: None,
+            due_at: None,
+            next_retry_at: None,
+            last_attempted_at: None,
+            last_failure_at: None,
+            completed_at: None,
+            waits_for,
+        }
+    }
+}
+
+/// Counters that say what a task's state is without looking at its steps.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// Steps whose answer is awaited.
+    pub(super) open: usize,
+    /// Those of them that wait for a retry.
+    pub(super) retrying: usize,
+    /// Steps that satisfied what depends on them, compensations left out.
+    pub(super) satisfied: usize,
+    /// The first step that failed for good, compensations left out.
+    pub(super) failed: Option<usize>,
+    /// Whether what completed is being undone.
+    pub(super) compensating: bool,
+}
+
+impl Tally {
+    pub(super) fn leave(&mut self, state: StepState) {
+        self.open -= usize::from(state.is_open());
+        self.retrying -= usize::from(state == StepState::WaitingForRetry);
+    }
+
+    pub(super) fn enter(&mut self, step: usize, state: StepState, forward: bool) {
+        self.open += usize::from(state.is_open());
+        self.retrying += usize::from(state == StepState::WaitingForRetry);
+        if forward {
+            self.satisfied += usize::from(state.satisfies());
+            if matches!(state, StepState::Error | StepState::Cancelled) {
+                self.failed.get_or_insert(step);
+            }
+        }
+    }
+}
+
+impl Task {
+    /// A task before its first step. `uuids` names its steps; compensations get theirs now, and exist
+    /// only once they are called for.
+    pub fn new(
+        uuid: Uuid,
+        plan: Arc<Plan>,
+        context: Json,
+        correlation_id: String,
+        priority: i32,
+        mut uuids: impl FnMut() -> Uuid,
+    ) -> Self {
+        let steps = (0..plan.len())
+            .map(|step| StepRun::new(uuids(), plan.target(step).is_none(), plan.parents(step).len()))
+            .collect();
+        Self {
+            uuid,
+            plan,
+            state: TaskState::Pending,
+            context,
+            correlation_id,
+            priority,
+            steps,
+            tally: Tally::default(),
+        }
+    }
+
+    /// Puts a stored step back in its place. [`recount`](Self::recount) must follow the last one.
+    ///
+    /// # Errors
+    /// A sentence, when there is no such place.
+    pub fn restore_step(&mut self, position: usize, stored: StepRun) -> Result<(), String> {
+        let count = self.steps.len();
+        match self.steps.get_mut(position) {
+            Some(step) => {
+                *step = StepRun { exists: true, ..stored };
+                Ok(())
+            }
+            None => Err(format!("task {} has a step at place {position} of {count}", self.uuid)),
+        }
+    }
+
+    /// Works all counters out from the steps' states.
+    pub fn recount(&mut self) {
+        let mut tally = Tally::default();
+        for step in (0..self.steps.len()).filter(|step| self.steps[*step].exists) {
+            let forward = self.plan.target(step).is_none();
+            tally.enter(step, self.steps[step].state, forward);
+            tally.compensating |= !forward;
+        }
+        self.tally = tally;
+        for step in 0..self.steps.len() {
+            let waits_for =
+                self.plan.parents(step).iter().filter(|p| !self.steps[**p].state.satisfies()).count();
+            self.steps[step].waits_for = waits_for;
+        }
+        self.count_compensations();
+    }
+
+    /// A compensation waits for those of everything that came after the step it undoes.
+    pub(super) fn count_compensations(&mut self) {
+        for later in 0..self.steps.len() {
+            if !self.steps[later].exists || self.steps[later].state.is_finished() {
+                continue;
+            }
+            for earlier in self.released_by(later) {
+                self.steps[earlier].waits_for += 1;
+            }
+        }
+    }
+
+    /// The existing compensations that wait for this one.
+    pub(super) fn released_by(&self, compensation: usize) -> Vec<usize> {
+        let Some(target) = self.plan.target(compensation) else { return Vec::new() };
+        let undone_after = self.plan.ancestors(target);
+        let compensations = undone_after.iter().flat_map(|step| self.plan.compensations(*step));
+        compensations.copied().filter(|step| self.steps[*step].exists).collect()
+    }
+
+    /// The existing step of this name and id.
+    pub(super) fn find(&self, name: &str, uuid: Uuid) -> Option<usize> {
+        self.plan.find(name).filter(|step| self.steps[*step].exists && self.steps[*step].uuid == uuid)
+    }
+}
