@@ -41,7 +41,8 @@ impl System {
     pub(crate) async fn open_with(kind: Kind, catalog: Catalog, handlers: Vec<Namespace>) -> Self {
         let store = tempfile::tempdir().unwrap();
         let mut config = settings(kind);
-        config.orchestrator.database_url = format!("sqlite:{}", store.path().join("store.sqlite").display()).into();
+        config.orchestrator.database_url =
+            format!("sqlite:{}", store.path().join("store.sqlite").display()).into();
         let broker = connect(kind, &config).await;
         let (orchestrator, server, client) = orchestrate(&config, &broker, &catalog).await;
         let mut worker = RustWorker::new(config.clone()).broker(broker.clone());
@@ -50,7 +51,17 @@ impl System {
         }
         let worker = worker.start().await.expect("the worker's settings are right");
         within(worker.ready()).await;
-        Self { kind, config, broker, catalog, orchestrator, server, worker: Some(worker), client, _store: store }
+        Self {
+            kind,
+            config,
+            broker,
+            catalog,
+            orchestrator,
+            server,
+            worker: Some(worker),
+            client,
+            _store: store,
+        }
     }
 
     /// Ends the orchestrator in an orderly way and starts another on the same store.
@@ -64,7 +75,12 @@ impl System {
     }
 
     pub(crate) async fn submit(&self, namespace: &str, name: &str, context: Value) -> Uuid {
-        match self.client.submit(&TaskRequest::new(namespace, name, context)).await.expect("the task is accepted") {
+        match self
+            .client
+            .submit(&TaskRequest::new(namespace, name, context))
+            .await
+            .expect("the task is accepted")
+        {
             Submitted::Created(task) => task.task_uuid,
             Submitted::Exists(task_uuid) => panic!("the test has submitted task {task_uuid} before"),
         }
@@ -110,7 +126,11 @@ impl System {
     }
 }
 
-async fn orchestrate(config: &Config, broker: &Arc<dyn Broker>, catalog: &Catalog) -> (Orchestrator, Server, Client) {
+async fn orchestrate(
+    config: &Config,
+    broker: &Arc<dyn Broker>,
+    catalog: &Catalog,
+) -> (Orchestrator, Server, Client) {
     let started = Orchestrator::start(config, broker.clone(), catalog.clone()).await;
     let orchestrator = started.expect("the store opens");
     let router = api::router(orchestrator.clone(), &config.orchestrator);

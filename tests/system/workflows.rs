@@ -48,13 +48,17 @@ async fn diamond_runs_its_branches_in_parallel_and_answers_180_for_10(kind: Kind
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     assert_eq!(task.status, "complete");
     let end = system.output(task.task_uuid, "diamond_end").await;
-    assert_eq!((&end["final_result"], &end["branch_results"]), (&json!(180), &json!({ "branch_b": 120, "branch_c": 60 })));
+    assert_eq!(
+        (&end["final_result"], &end["branch_results"]),
+        (&json!(180), &json!({ "branch_b": 120, "branch_c": 60 }))
+    );
 
     // In parallel: each branch started before the other had ended.
     let mut spans = Vec::new();
     for branch in ["diamond_branch_b", "diamond_branch_c"] {
         let results: Value = system.step(task.task_uuid, branch).await.results.unwrap().parse().unwrap();
-        let at = |field: &str| results["metadata"][field].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        let at =
+            |field: &str| results["metadata"][field].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
         spans.push((at("started_at"), at("executed_at")));
     }
     assert!(spans[0].0 < spans[1].1 && spans[1].0 < spans[0].1, "{spans:?}");
@@ -73,7 +77,10 @@ async fn tree_and_mixed_dag_answer_exactly(kind: Kind) {
             let task = system.run(namespace, name, json!({ "even_number": number })).await;
             assert_eq!(task.status, "complete");
             let end = system.output(task.task_uuid, last).await;
-            assert_eq!((&end["final_result"], &end["verification"]["matches"]), (&json!(expected), &json!(true)));
+            assert_eq!(
+                (&end["final_result"], &end["verification"]["matches"]),
+                (&json!(expected), &json!(true))
+            );
         }
     }
     system.close().await;
@@ -111,7 +118,10 @@ async fn a_declined_payment_releases_the_reservation(kind: Kind) {
     assert_eq!(error.code.as_deref(), Some("PAYMENT_DECLINED"));
     let reserved = system.output(uuid, "reserve_inventory").await;
     let released = system.output(uuid, "release_inventory").await;
-    assert_eq!((&released["released"], &released["reservation_id"]), (&json!(true), &reserved["reservation_id"]));
+    assert_eq!(
+        (&released["released"], &released["reservation_id"]),
+        (&json!(true), &reserved["reservation_id"])
+    );
     // Nothing was charged, so nothing is refunded; nothing was shipped.
     let names: Vec<&str> = task.steps.iter().map(|step| step.name.as_str()).collect();
     assert!(!names.contains(&"refund_payment"), "{names:?}");
