@@ -17,7 +17,7 @@ use tasker_worker_rust::orchestrator::Orchestrator;
 use tasker_worker_rust::template::Template;
 
 /// Starts an orchestrator, and returns once it works.
-pub async fn start(
+pub(crate) async fn start(
     config: &OrchestratorConfig,
     templates: Vec<Template>,
 ) -> (Orchestrator, Arc<MemoryBroker>) {
@@ -30,7 +30,7 @@ pub async fn start(
     (orchestrator, broker)
 }
 
-pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let poll = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -42,7 +42,7 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Answers the next step of a namespace.
-pub async fn answer_next_step(
+pub(crate) async fn answer_next_step(
     broker: &Arc<MemoryBroker>,
     namespace: &str,
     outcome: Result<Json, StepExecutionError>,
