@@ -82,7 +82,7 @@ struct Running {
 }
 
 impl Running {
-    /// Waits for a JSON log line with `text` in its message.
+    /// Waits for a line of the log with `text` in it, written small.
     fn says(&mut self, text: &str) -> Value {
         let deadline = Instant::now() + DEADLINE;
         loop {
@@ -90,7 +90,7 @@ impl Running {
             let Ok(line) = self.log.recv_timeout(left) else {
                 panic!("the program never said {text:?}; it said:\n{}", self.seen.join("\n"));
             };
-            let found = line.contains(text);
+            let found = line.to_lowercase().contains(text);
             let value = serde_json::from_str(&line).unwrap_or(Value::Null);
             self.seen.push(line);
             if found {
