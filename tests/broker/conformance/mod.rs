@@ -57,6 +57,7 @@ macro_rules! conformance {
                     an_expired_message_is_parked_without_its_expiration,
                     only_the_oldest_message_expires,
                     a_dead_letter_can_be_replayed,
+                    a_retry_that_dies_tells_its_first_death_and_its_last,
                 ]
                 retrying: [
                     a_retry_waits_its_rung_and_is_reported_at_once,
