@@ -110,6 +110,7 @@ pub(super) fn incoming(properties: &BasicProperties) -> Properties {
             headers.set(name.as_str(), value);
         }
     }
+    last_death(properties, &mut headers);
     Properties {
         message_id: text(properties.message_id()),
         correlation_id: text(properties.correlation_id()),
@@ -117,6 +118,21 @@ pub(super) fn incoming(properties: &BasicProperties) -> Properties {
         timestamp: *properties.timestamp(),
         expiration_ms: properties.expiration().as_ref().and_then(|text| text.as_str().parse().ok()),
         headers,
+    }
+}
+
+/// Writes down the last death as RabbitMQ does from 3.13 on. Before, only the death records tell it, the newest
+/// first; and a retry that died was first killed by its delay queue.
+fn last_death(properties: &BasicProperties, headers: &mut Headers) {
+    let records = properties.headers().as_ref().and_then(|headers| headers.inner().get("x-death"));
+    let Some(AMQPValue::FieldArray(records)) = records else { return };
+    let Some(AMQPValue::FieldTable(newest)) = records.as_slice().first() else { return };
+    for fact in ["queue", "reason", "exchange"] {
+        let name = format!("x-last-death-{fact}");
+        let value = newest.inner().get(fact).and_then(header);
+        if let (None, Some(value)) = (headers.get(&name), value) {
+            headers.set(name, value);
+        }
     }
 }
 
