@@ -1,0 +1,10 @@
+//! What a broker does, whichever it is, and what only the embedded one does.
+
+mod conformance;
+mod invariants;
+mod memory;
+mod support;
+
+use conformance::conformance;
+
+conformance!(on_memory, support::memory);

@@ -1,0 +1,129 @@
+//! Waiting with a deadline, and the topology the tests run on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tasker_worker_rust::broker::memory::MemoryBroker;
+use tasker_worker_rust::broker::topology::{Names, Queue, QueueKind, Topology};
+use tasker_worker_rust::broker::{
+    Broker, ConsumerState, Delivery, Disposition, Message, Properties, Source, Subscription,
+};
+use tasker_worker_rust::retry::Ladder;
+use uuid::Uuid;
+
+/// Nothing takes this long; what does is lost.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Longer than [`DEADLINE`]: a message that has to wait this long does not arrive in a test.
+pub(crate) const NEVER: Duration = Duration::from_secs(60);
+
+/// A fresh embedded broker.
+pub(crate) async fn memory(_prefix: &str) -> Arc<dyn Broker> {
+    MemoryBroker::new()
+}
+
+/// Names that no other test has, in this run or another.
+pub(crate) fn unique_prefix(test: &str) -> String {
+    format!("conformance.{test}.{}", Uuid::new_v4().simple())
+}
+
+pub(crate) fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// 50, 100 and 200 ms.
+pub(crate) fn short_ladder() -> Ladder {
+    Ladder::new(ms(50), 2.0, 3)
+}
+
+pub(crate) fn topology(names: &Names, ladder: &Ladder) -> Topology {
+    Topology::new(names, ladder, QueueKind::Quorum, ["orders", "payments"])
+}
+
+pub(crate) fn queue_named<'a>(topology: &'a mut Topology, name: &str) -> &'a mut Queue {
+    topology.queues.iter_mut().find(|queue| queue.name == name).expect("the topology has this queue")
+}
+
+/// Declares namespaces `orders` and `payments` on the short ladder.
+pub(crate) async fn declare(broker: &dyn Broker, names: &Names) {
+    within("declaring", broker.declare(&topology(names, &short_ladder())))
+        .await
+        .expect("nothing is there yet");
+}
+
+pub(crate) fn message(exchange: impl Into<String>, key: impl Into<String>, body: &str) -> Message {
+    Message {
+        exchange: exchange.into(),
+        routing_key: key.into(),
+        body: Bytes::copy_from_slice(body.as_bytes()),
+        properties: Properties { message_id: Some(Uuid::new_v4().to_string()), ..Properties::default() },
+    }
+}
+
+/// A message straight into a queue.
+pub(crate) fn message_to(queue: impl Into<String>, body: &str) -> Message {
+    message("", queue, body)
+}
+
+pub(crate) async fn publish(broker: &dyn Broker, message: Message) {
+    within("a confirm", broker.publisher().publish(message)).await.expect("the broker takes the message");
+}
+
+pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("waited {DEADLINE:?} for {what}"),
+    }
+}
+
+pub(crate) fn consume(broker: &dyn Broker, queue: impl Into<String>, prefetch: u16) -> Subscription {
+    broker.subscribe(Source::Queue(queue.into()), prefetch)
+}
+
+pub(crate) async fn next(subscription: &mut Subscription) -> Delivery {
+    within("a delivery", subscription.recv()).await.expect("the subscription goes on")
+}
+
+/// The next delivery's body, acked.
+pub(crate) async fn next_body(subscription: &mut Subscription) -> String {
+    let delivery = next(subscription).await;
+    let body = text(&delivery);
+    delivery.acker.settle(Disposition::Ack).expect("a delivery just received is ours");
+    body
+}
+
+pub(crate) fn text(delivery: &Delivery) -> String {
+    String::from_utf8(delivery.body.to_vec()).expect("the tests send text")
+}
+
+pub(crate) async fn state_becomes(subscription: &Subscription, wanted: &ConsumerState) {
+    let mut state = subscription.state();
+    let reached = within(&format!("{wanted:?}"), state.wait_for(|state| state == wanted)).await;
+    assert!(reached.is_ok(), "the subscription ended before it was {wanted:?}");
+}
+
+/// Brokers may count a little late.
+pub(crate) async fn depth_becomes(broker: &dyn Broker, queue: &str, wanted: u64) {
+    let mut last = None;
+    let reached = tokio::time::timeout(DEADLINE, async {
+        loop {
+            last = broker.depth(queue).await.expect("the broker answers");
+            if last == Some(wanted) {
+                return;
+            }
+            tokio::time::sleep(ms(10)).await;
+        }
+    });
+    assert!(reached.await.is_ok(), "{queue} has {last:?} messages, not {wanted}");
+}
+
+/// Asserts that the queue holds these bodies, in this order, and nothing else: a marker comes right after.
+pub(crate) async fn holds_exactly(broker: &dyn Broker, queue: &str, bodies: &[&str]) {
+    publish(broker, message_to(queue, "the end")).await;
+    let mut subscription = consume(broker, queue, 10);
+    for expected in bodies {
+        assert_eq!(next_body(&mut subscription).await, *expected, "in {queue}");
+    }
+    assert_eq!(next_body(&mut subscription).await, "the end", "in {queue}");
+}
