@@ -18,6 +18,9 @@ use crate::retry::RetryPolicy;
 /// The version of the message contract this build speaks. Fields may be added under the same version.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+/// What a `correlation_id` may have: it is an AMQP property of every answer, and those end here.
+pub const CORRELATION_ID_BYTES: usize = 255;
+
 /// Names of the AMQP headers we set. Never `x-…`: brokers own that prefix and change its meaning between versions.
 pub mod header {
     /// Attempt number the message belongs to, 1-based.
@@ -477,6 +480,13 @@ mod wire {
             if attempt == 0 {
                 return Err("attempt is 0; attempts are counted from 1".to_owned());
             }
+            let correlation_id = wire.correlation_id.unwrap_or_else(|| wire.task_uuid.to_string());
+            if correlation_id.len() > CORRELATION_ID_BYTES {
+                return Err(format!(
+                    "correlation_id has {} bytes; {CORRELATION_ID_BYTES} are allowed",
+                    correlation_id.len()
+                ));
+            }
             let handler = wire.handler.unwrap_or_else(|| HandlerSpec {
                 callable: wire.handler_class.unwrap_or_default(),
                 initialization: wire.handler_config.unwrap_or_else(Json::empty_object),
@@ -496,7 +506,7 @@ mod wire {
                 retry: wire.retry.unwrap_or_default(),
                 task_data: wire.task_data,
                 sequence_data: wire.sequence_data,
-                correlation_id: wire.correlation_id.unwrap_or_else(|| wire.task_uuid.to_string()),
+                correlation_id,
                 created_at: wire.created_at.or(older.created_at),
                 previous_error: wire.previous_error,
                 previous_attempt_at: wire.previous_attempt_at,

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tasker_worker_rust::broker::topology::{DELIVERY_LIMIT, ExchangeKind, Names, QueueKind, Topology};
-use tasker_worker_rust::message::{ControlMessage, StepExecutionRequest, StepExecutionResult};
+use tasker_worker_rust::message::{
+    CORRELATION_ID_BYTES, ControlMessage, StepExecutionRequest, StepExecutionResult,
+};
 use tasker_worker_rust::retry::Ladder;
 
 use crate::values::{self, sent};
@@ -290,6 +292,7 @@ fn the_numbers_in_the_text_are_those_of_the_code() {
     for text in [
         format!("one of {} delays: {first}, {second}, {third}, and so on to {last} ms", rungs.len()),
         format!("a delivery limit of {DELIVERY_LIMIT}"),
+        format!("in at most {CORRELATION_ID_BYTES} bytes"),
         format!("`protocol_version` is {}.", tasker_worker_rust::message::PROTOCOL_VERSION),
     ] {
         assert!(DOCUMENT.contains(&text), "the document does not say: {text}");

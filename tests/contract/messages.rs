@@ -128,6 +128,18 @@ fn todays_spelling_wins_over_the_older_one() {
 }
 
 #[test]
+fn context_or_results_in_both_spellings_are_refused() {
+    let mut request = value(golden!("request_older_spelling"));
+    request["task_data"] = json!({});
+    let error = StepExecutionRequest::decode(request.to_string().as_bytes()).unwrap_err().to_string();
+    assert!(error.starts_with("duplicate field `task_data`"), "{error}");
+    let mut request = value(golden!("request_older_spelling"));
+    request["sequence_data"] = json!([]);
+    let error = StepExecutionRequest::decode(request.to_string().as_bytes()).unwrap_err().to_string();
+    assert!(error.starts_with("duplicate field `sequence_data`"), "{error}");
+}
+
+#[test]
 fn unknown_fields_are_ignored() {
     // As text, so that nothing else changes.
     let mut request = golden!("request_full").to_owned();
@@ -223,6 +235,11 @@ fn requests_that_make_no_sense_are_refused_in_a_sentence() {
         ),
         ("step_name", json!(""), "step_name is empty".to_owned()),
         ("attempt", json!(0), "attempt is 0; attempts are counted from 1".to_owned()),
+        (
+            "correlation_id",
+            json!("é".repeat(128)),
+            "correlation_id has 256 bytes; 255 are allowed".to_owned(),
+        ),
         (
             "protocol_version",
             json!(2),
