@@ -5,14 +5,17 @@ mod control;
 mod dispatch;
 mod execute;
 mod run;
+mod running;
 mod settle;
+mod supervise;
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-pub use run::{Drained, RunningWorker, RustWorker};
+pub use run::RustWorker;
+pub use running::{Drained, RunningWorker};
 
 use crate::broker::topology::Names;
 use crate::broker::{Delivery, Publisher};

@@ -1,31 +1,25 @@
-//! Start, run, drain: the worker as its users hold it.
+//! The worker as its users hold it: settings and handlers, then `run`.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::runtime;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use super::control::{self, Cancellations};
-use super::{Core, SharedCore, consume};
+use super::control::Cancellations;
+use super::running::RunningWorker;
+use super::{Core, SharedCore, supervise};
 use crate::broker::rabbit::RabbitBroker;
-use crate::broker::topology::Topology;
-use crate::broker::{Broker, BrokerError, ConsumerState, Source};
-use crate::config::{Config, TopologyMode};
+use crate::broker::{Broker, ConsumerState};
+use crate::catalog::Catalog;
+use crate::config::{Config, RuntimeConfig, RuntimeKind, host_name};
 use crate::error::Error;
 use crate::handler::{HandlerRegistry, Namespace};
 use crate::ops::metrics::METRICS;
-
-/// After the shutdown timeout, how long cut-off steps may take to be handed back.
-const LAST_SETTLEMENTS: Duration = Duration::from_secs(2);
-/// The pause before the topology is tried again that the broker refused.
-const REFUSED_PAUSE: Duration = Duration::from_secs(10);
-/// The pause before the topology is tried again when the broker could not be reached.
-const UNREACHABLE_PAUSE: Duration = Duration::from_millis(500);
+use crate::ops::{http, monitor, shutdown};
 
 /// A worker: its settings and its handlers.
 ///
@@ -77,10 +71,63 @@ impl RustWorker {
         &self.registry
     }
 
-    /// Starts consuming and returns. While the broker cannot be reached the worker waits for it, not ready.
+    /// Runs on a runtime made by `[worker.rust_runtime]`, until SIGTERM or SIGINT. See [`run`](Self::run).
     ///
     /// # Errors
-    /// When the settings make no sense: an unknown namespace, a bad address.
+    /// As [`run`](Self::run).
+    ///
+    /// # Panics
+    /// Inside another runtime; use [`run`](Self::run) there.
+    pub fn run_blocking(self) -> Result<(), Error> {
+        let runtime = build_runtime(&self.config.worker.rust_runtime).map_err(|error| {
+            Error::Config(vec![format!("worker.rust_runtime: no such runtime can be built: {error}")])
+        })?;
+        runtime.block_on(self.run())
+    }
+
+    /// Runs until SIGTERM or SIGINT, with the health and metrics endpoints. Then it drains: nothing new is
+    /// started, running steps may finish within `worker.shutdown.shutdown_timeout_seconds`, the rest is
+    /// handed back to the broker. A second signal ends it at once.
+    ///
+    /// # Errors
+    /// When settings or templates make no sense, a template's step has no handler, or a port is taken.
+    pub async fn run(self) -> Result<(), Error> {
+        let signals = shutdown::signals()
+            .map_err(|error| Error::Config(vec![format!("signals cannot be received: {error}")]))?;
+        let served = self.served_namespaces()?;
+        let _watching = self.check_templates(&served)?;
+        let settings = self.config.worker.clone();
+        let worker = self.start().await?;
+        let ended = CancellationToken::new();
+        let metrics = &settings.metrics;
+        monitor::describe(&settings);
+        let monitor = tokio::spawn(monitor::run(metrics.clone(), ended.clone()));
+
+        let router = http::router(Arc::new(worker.health()), metrics.prometheus_enabled);
+        let mut servers = vec![http::serve(&settings.health_address, "worker.health_address", router).await?];
+        if metrics.prometheus_enabled {
+            let host = settings.health_address.rsplit_once(':').map_or("0.0.0.0", |(host, _)| host);
+            let address = format!("{host}:{}", metrics.prometheus_port);
+            let setting = "worker.metrics.prometheus_port";
+            servers.push(http::serve(&address, setting, http::metrics_router()).await?);
+        }
+
+        signals.graceful.cancelled().await;
+        worker.drain(&signals.immediate).await;
+        for server in servers {
+            server.stop().await;
+        }
+        ended.cancel();
+        // Its last round is of no interest.
+        let _ = monitor.await;
+        Ok(())
+    }
+
+    /// Starts consuming and returns, without endpoints and signals. While the broker cannot be reached the
+    /// worker waits for it, not ready.
+    ///
+    /// # Errors
+    /// When the settings make no sense: a namespace without handlers, a bad address.
     pub async fn start(self) -> Result<RunningWorker, Error> {
         let namespaces = self.served_namespaces()?;
         let worker_id = self.config.worker_id();
@@ -92,7 +139,7 @@ impl RustWorker {
             publisher: broker.publisher(),
             names: self.config.names(),
             ladder: self.config.ladder(),
-            hostname: crate::config::hostname(),
+            hostname: host_name().to_owned(),
             worker_id,
             registry: self.registry,
             cancellations: Cancellations::default(),
@@ -100,42 +147,23 @@ impl RustWorker {
             interrupted: CancellationToken::new(),
             config: self.config,
         });
-        METRICS
-            .target_steps_per_second
-            .set(i64::from(core.config.worker.performance_target_steps_per_second));
-        METRICS
-            .worker_info
-            .with_label_values(&[env!("CARGO_PKG_VERSION"), &core.config.worker.worker_type])
-            .set(1);
-        let steps = TaskTracker::new();
-        let consumers = TaskTracker::new();
-        let (states, readable_states) = watch::channel(BTreeMap::new());
-        for namespace in &namespaces {
+        let waiting = || watch::channel(ConsumerState::Connecting("waiting for the broker".to_owned())).0;
+        let states: supervise::States =
+            namespaces.into_iter().map(|namespace| (namespace, waiting())).collect();
+        let mut consumer_states = std::collections::BTreeMap::new();
+        for (namespace, state) in &states {
             METRICS.consumer_up.with_label_values(&[namespace]).set(0);
+            consumer_states.insert(namespace.clone(), state.subscribe());
         }
-        let supervisor = supervise(
+        let (steps, consumers) = (TaskTracker::new(), TaskTracker::new());
+        consumers.spawn(supervise::supervise(
             core.clone(),
             broker.clone(),
-            namespaces.clone(),
             states,
             steps.clone(),
             consumers.clone(),
-        );
-        consumers.spawn(supervisor);
-        Ok(RunningWorker { core, namespaces, broker, owned, steps, consumers, states: readable_states })
-    }
-
-    /// Runs until SIGTERM or SIGINT, then drains: nothing new is started, running steps may finish within
-    /// `worker.shutdown.shutdown_timeout_seconds`, the rest is handed back. A second signal ends it at once.
-    ///
-    /// # Errors
-    /// As [`start`](Self::start).
-    pub async fn run(self) -> Result<(), Error> {
-        let signals = crate::ops::shutdown::signals();
-        let worker = self.start().await?;
-        signals.graceful.cancelled().await;
-        worker.drain(&signals.immediate).await;
-        Ok(())
+        ));
+        Ok(RunningWorker { core, broker, owned, steps, consumers, states: consumer_states })
     }
 
     fn served_namespaces(&self) -> Result<Vec<String>, Error> {
@@ -150,10 +178,8 @@ impl RustWorker {
             .iter()
             .filter(|name| !registered.contains(&name.as_str()))
             .map(|name| {
-                format!(
-                    "worker.namespaces: {name:?} has no handlers in this program; it has: {}",
-                    registered.join(", ")
-                )
+                let registered = registered.join(", ");
+                format!("worker.namespaces: {name:?} has no handlers in this program; it has: {registered}")
             })
             .collect();
         if !unknown.is_empty() {
@@ -162,194 +188,72 @@ impl RustWorker {
         if wanted.is_empty() {
             return Ok(registered.into_iter().map(str::to_owned).collect());
         }
-        let mut served = wanted.clone();
-        served.sort_unstable();
-        served.dedup();
-        Ok(served)
+        Ok(wanted.clone())
     }
-}
 
-/// The consumers' states by namespace.
-type States = BTreeMap<String, watch::Receiver<ConsumerState>>;
-
-/// Makes sure of the topology, then consumes every namespace until the worker stops.
-async fn supervise(
-    core: SharedCore,
-    broker: Arc<dyn Broker>,
-    namespaces: Vec<String>,
-    states: watch::Sender<States>,
-    steps: TaskTracker,
-    consumers: TaskTracker,
-) {
-    tokio::select! {
-        () = core.stopping.cancelled() => return,
-        () = ensure_topology(&core, broker.as_ref(), &namespaces) => {}
-    }
-    let control = broker.subscribe(Source::Broadcast(core.names.control()), 100);
-    let control_cancel = core.stopping.clone();
-    let slots = Arc::new(Semaphore::new(usize::from(core.config.worker.max_concurrent_steps)));
-    for namespace in namespaces {
-        let queue = core.names.step_queue(&namespace);
-        let subscription = broker.subscribe(Source::Queue(queue), core.config.worker.max_concurrent_steps);
-        let state = subscription.state();
-        states.send_modify(|states| drop(states.insert(namespace.clone(), state.clone())));
-        tokio::spawn(report(namespace.clone(), state));
-        let namespace: Arc<str> = namespace.into();
-        consumers.spawn(consume::consume(
-            core.clone(),
-            namespace,
-            subscription,
-            slots.clone(),
-            steps.clone(),
-        ));
-    }
-    tokio::select! {
-        () = control::listen(core.clone(), control) => {}
-        // Running steps may still be cancelled while the worker drains: the listener goes last.
-        () = async { control_cancel.cancelled().await; core.interrupted.cancelled().await } => {}
-    }
-}
-
-/// Keeps the `consumer_up` metric true, and says in the log when a consumer stops or resumes.
-async fn report(namespace: String, mut state: watch::Receiver<ConsumerState>) {
-    let up = METRICS.consumer_up.with_label_values(&[&namespace]);
-    let mut consuming = false;
-    loop {
-        let now = state.borrow_and_update().clone();
-        up.set(i64::from(now == ConsumerState::Consuming));
-        match &now {
-            ConsumerState::Consuming if !consuming => info!(namespace, "consuming"),
-            ConsumerState::Connecting(reason) if consuming => {
-                warn!(namespace, reason, "not consuming any more")
+    /// Compares templates with handlers, now and whenever a file changes. Nothing is watched any more once
+    /// the answer is dropped.
+    fn check_templates(&self, served: &[String]) -> Result<Option<crate::catalog::WatchGuard>, Error> {
+        let settings = &self.config.worker.task_templates;
+        if !settings.validation_enabled {
+            return Ok(None);
+        }
+        if !settings.template_directory.is_dir() {
+            info!(
+                directory = %settings.template_directory.display(),
+                "there is no template directory, so no template is compared with the handlers"
+            );
+            return Ok(None);
+        }
+        let catalog = load(&settings.template_directory, &self.config)?;
+        let missing = missing_handlers(&self.registry, &catalog, served);
+        if !missing.is_empty() {
+            return Err(Error::MissingHandlers(missing));
+        }
+        if !settings.auto_reload {
+            return Ok(None);
+        }
+        let guard = catalog.watch()?;
+        let (registry, served) = (self.registry.clone(), served.to_vec());
+        tokio::spawn(async move {
+            let mut changes = catalog.changes();
+            while changes.changed().await.is_ok() {
+                for step in missing_handlers(&registry, &catalog, &served) {
+                    warn!(step, "a changed template has a step without a handler in this worker");
+                }
             }
-            _ => {}
-        }
-        consuming = now == ConsumerState::Consuming;
-        if now == ConsumerState::Stopped || state.changed().await.is_err() {
-            up.set(0);
-            return;
-        }
+        });
+        Ok(Some(guard))
     }
 }
 
-/// Declares or verifies until that succeeds.
-async fn ensure_topology(core: &Core, broker: &dyn Broker, namespaces: &[String]) {
-    let config = &core.config.broker;
-    let topology = Topology::new(&core.names, &core.ladder, config.queue_kind, namespaces);
-    let mut last_problem = None;
-    loop {
-        let outcome = match config.topology {
-            TopologyMode::Declare => broker.declare(&topology).await,
-            TopologyMode::Verify => match broker.verify(&topology).await {
-                Ok(missing) if missing.is_empty() => Ok(()),
-                Ok(missing) => Err(BrokerError::Refused(format!(
-                    "missing on the broker: {}; create them with `tasker-worker-rust topology declare`",
-                    missing.join(", ")
-                ))),
-                Err(error) => Err(error),
-            },
-        };
-        let Err(problem) = outcome else { return };
-        if last_problem.as_ref() != Some(&problem) {
-            error!(%problem, "the queues cannot be used yet; trying again until they can");
-        }
-        let pause = match problem {
-            BrokerError::Refused(_) | BrokerError::Invalid(_) => REFUSED_PAUSE,
-            BrokerError::Unreachable { .. } | BrokerError::Closed => UNREACHABLE_PAUSE,
-        };
-        last_problem = Some(problem);
-        tokio::time::sleep(pause).await;
-    }
+fn load(directory: &Path, config: &Config) -> Result<Catalog, Error> {
+    Catalog::load(directory, Some(&config.environment))
 }
 
-/// A started worker.
-pub struct RunningWorker {
-    core: SharedCore,
-    namespaces: Vec<String>,
-    broker: Arc<dyn Broker>,
-    owned: bool,
-    steps: TaskTracker,
-    consumers: TaskTracker,
-    states: watch::Receiver<States>,
+/// The templates' steps in `served` namespaces that nobody registered, as `namespace/template/step`.
+fn missing_handlers(registry: &HandlerRegistry, catalog: &Catalog, served: &[String]) -> Vec<String> {
+    let mut missing = Vec::new();
+    for template in catalog.all().iter().filter(|template| served.contains(&template.namespace)) {
+        for step in &template.steps {
+            if !registry.contains(&template.namespace, &step.name, &step.handler.callable) {
+                missing.push(format!("{}/{}/{}", template.namespace, template.name, step.name));
+            }
+        }
+    }
+    missing
 }
 
-impl RunningWorker {
-    /// Waits until every namespace is consuming.
-    pub async fn ready(&self) {
-        let mut states = self.states.clone();
-        let states = match states.wait_for(|states| states.len() == self.namespaces.len()).await {
-            Ok(states) => states.clone(),
-            Err(_) => return,
-        };
-        for mut state in states.into_values() {
-            let _ = state.wait_for(|state| *state == ConsumerState::Consuming).await;
-        }
+fn build_runtime(settings: &RuntimeConfig) -> std::io::Result<runtime::Runtime> {
+    if !settings.enabled {
+        return runtime::Runtime::new();
     }
-
-    /// Stops as [`RustWorker::run`] does on its first signal.
-    pub async fn shutdown(self) -> Drained {
-        self.drain(&CancellationToken::new()).await
+    let mut builder = match settings.async_runtime {
+        RuntimeKind::MultiThreaded => runtime::Builder::new_multi_thread(),
+        RuntimeKind::CurrentThread => runtime::Builder::new_current_thread(),
+    };
+    if settings.async_runtime == RuntimeKind::MultiThreaded && settings.tokio_worker_threads > 0 {
+        builder.worker_threads(settings.tokio_worker_threads);
     }
-
-    async fn drain(self, immediate: &CancellationToken) -> Drained {
-        let started = Instant::now();
-        let limit = Duration::from_secs(self.core.config.worker.shutdown.shutdown_timeout_seconds);
-        let running = self.steps.len();
-        info!(
-            running_steps = running,
-            limit_seconds = limit.as_secs(),
-            "stopping: finishing the running steps"
-        );
-        self.core.stopping.cancel();
-        self.steps.close();
-        tokio::select! {
-            () = self.steps.wait() => {}
-            () = tokio::time::sleep(limit) => {}
-            () = immediate.cancelled() => {}
-        }
-        let handed_back = self.steps.len();
-        self.core.interrupted.cancel();
-        // Consumers first: one that has just taken a delivery hands it back.
-        self.consumers.close();
-        let settled = async {
-            self.consumers.wait().await;
-            self.steps.wait().await;
-        };
-        if tokio::time::timeout(LAST_SETTLEMENTS, settled).await.is_err() {
-            warn!(steps = self.steps.len(), "some steps did not stop; the broker hands them out again");
-        }
-        if self.owned {
-            self.broker.close().await;
-        }
-        let drained =
-            Drained { finished: running.saturating_sub(handed_back), handed_back, took: started.elapsed() };
-        info!(
-            finished = drained.finished,
-            handed_back = drained.handed_back,
-            drain_ms = drained.took.as_millis() as u64,
-            "stopped"
-        );
-        drained
-    }
-}
-
-impl fmt::Debug for RunningWorker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RunningWorker")
-            .field("worker_id", &self.core.worker_id)
-            .field("namespaces", &self.namespaces)
-            .field("running_steps", &self.steps.len())
-            .finish()
-    }
-}
-
-/// What a shutdown came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Drained {
-    /// Steps that were running and finished in time.
-    pub finished: usize,
-    /// Steps that were cut off and handed back.
-    pub handed_back: usize,
-    /// How long it took.
-    pub took: Duration,
+    builder.thread_stack_size(settings.stack_size_kb * 1024).thread_name("steps").enable_all().build()
 }

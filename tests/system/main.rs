@@ -1,0 +1,5 @@
+//! The product as a whole: worker, orchestrator and program, on the embedded broker and on RabbitMQ.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+mod worker;
