@@ -77,15 +77,24 @@ def new_request(step_name):
     }
 
 
-def publish(channel, step_name, body, message_id):
+def publish(channel, routing_key, body, message_id):
     channel.basic_publish(
         "tasker.steps",
-        f"step.{NAMESPACE}.{step_name}",
+        routing_key,
         body,
         pika.BasicProperties(
             content_type="application/json", delivery_mode=2, message_id=message_id, type="step.request"
         ),
     )
+
+
+def channel_with_results(connection):
+    """A channel that confirms, and a queue of our own for the namespace's results."""
+    channel = connection.channel()
+    channel.confirm_delivery()
+    queue = channel.queue_declare("", exclusive=True).method.queue
+    channel.queue_bind(queue, "tasker.results", f"result.{NAMESPACE}.*")
+    return channel, queue
 
 
 def result_of(channel, queue, request):
@@ -139,14 +148,29 @@ def the_documented_example(_connection):
         example["connection"].close()
 
 
+def the_older_spelling_under_the_namespace_alone(connection):
+    channel, queue = channel_with_results(connection)
+    request = new_request("linear_step_2")
+    older = {field: request[field] for field in ["task_uuid", "step_uuid", "namespace", "step_name"]}
+    first = {"generated_value": 12, "step_1_timestamp": "2026-03-01T08:15:30Z", "processing_info": "by hand"}
+    older["task_context"] = {"even_number": 6}
+    older["previous_results"] = {"linear_step_1": {"success": True, "result": first, "status": "completed"}}
+    older["metadata"] = {"attempt": 2, "max_attempts": 3}
+    publish(channel, NAMESPACE, json.dumps(older).encode(), f"{request['step_uuid']}:2:request")
+
+    result, properties, _ = result_of(channel, queue, request)
+    expect("status", result["status"], "completed")
+    expect("data.processed_value", result["data"]["processed_value"], 22)
+    expect("attempt", result["attempt"], 2)
+    expect("correlation_id", properties.correlation_id, request["task_uuid"])
+    channel.close()
+
+
 def a_step_that_nobody_has(connection):
-    channel = connection.channel()
-    channel.confirm_delivery()
-    queue = channel.queue_declare("", exclusive=True).method.queue
-    channel.queue_bind(queue, "tasker.results", f"result.{NAMESPACE}.*")
+    channel, queue = channel_with_results(connection)
     request = new_request("no_such_step")
     body = json.dumps(request).encode()
-    publish(channel, "no_such_step", body, f"{request['step_uuid']}:1:request")
+    publish(channel, f"step.{NAMESPACE}.no_such_step", body, f"{request['step_uuid']}:1:request")
 
     result, properties, routing_key = result_of(channel, queue, request)
     expect("status", result["status"], "failed")
@@ -176,7 +200,7 @@ def a_body_that_is_no_request(connection):
     channel = connection.channel()
     channel.confirm_delivery()
     body = f'{{"this is": "no request", "{uuid.uuid4()}":'.encode()
-    publish(channel, "linear_step_1", body, "independent-unreadable")
+    publish(channel, f"step.{NAMESPACE}.linear_step_1", body, "independent-unreadable")
     properties, _, routing_key = dead_letter(
         connection, lambda _, parked: parked == body, "the unreadable body"
     )
@@ -193,7 +217,12 @@ def main():
     if not url:
         print("set RABBITMQ_URL to the broker of a running worker", file=sys.stderr)
         return 1
-    scenes = [the_documented_example, a_step_that_nobody_has, a_body_that_is_no_request]
+    scenes = [
+        the_documented_example,
+        the_older_spelling_under_the_namespace_alone,
+        a_step_that_nobody_has,
+        a_body_that_is_no_request,
+    ]
     try:
         connection = pika.BlockingConnection(pika.URLParameters(url))
         for scene in scenes:
