@@ -2,6 +2,8 @@
 //!
 //! `cargo run --example quickstart`
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 use serde::Deserialize;
 use serde_json::json;
 use tasker_worker_rust::broker::memory::MemoryBroker;

@@ -2,6 +2,8 @@
 //!
 //! `cargo run --example shared_state`
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -3,6 +3,8 @@
 //! The tests stand in a program here so that it can be run: `cargo run --example test_a_handler`. In a
 //! project of your own each is a `#[tokio::test]`, and `main` is not there.
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};

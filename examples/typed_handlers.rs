@@ -3,6 +3,8 @@
 //!
 //! `cargo run --example typed_handlers`
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
