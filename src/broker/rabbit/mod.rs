@@ -37,7 +37,7 @@ use super::topology::Topology;
 use super::{
     BoxFuture, Broker, BrokerError, BrokerStatus, ConsumerState, PublishJob, Publisher, Source, Subscription,
 };
-use crate::config::BrokerConfig;
+use crate::config::{AmqpUrl, BrokerConfig};
 
 /// RabbitMQ, over AMQP 0-9-1. Dropping it closes the connections.
 #[derive(Debug)]
@@ -184,7 +184,8 @@ impl Shared {
         if let Some(path) = &config.password_file {
             address::read_password(path)?;
         }
-        let parse = |(index, url): (usize, &String)| Address::parse(index, url, config.heartbeat_seconds);
+        let parse =
+            |(index, url): (usize, &AmqpUrl)| Address::parse(index, url.expose(), config.heartbeat_seconds);
         let addresses = config.urls.iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
         let places: Vec<&str> = addresses.iter().map(|address| address.place.as_str()).collect();
         Ok(Self {
