@@ -96,7 +96,10 @@ fn death(headers: &Headers) -> (String, StepExecutionError) {
         };
         return (reason.to_owned(), error);
     }
-    let reason = headers.text("x-first-death-reason").unwrap_or("unknown");
+    let reason = headers
+        .text("x-last-death-reason")
+        .or_else(|| headers.text("x-first-death-reason"))
+        .unwrap_or("unknown");
     let message = match reason {
         "rejected" => "a worker refused the request as unusable".to_owned(),
         "delivery_limit" => {
