@@ -14,23 +14,21 @@ use tasker_worker_rust::message::{
     StepExecutionResult,
 };
 use tasker_worker_rust::orchestrator::Orchestrator;
-use tasker_worker_rust::template::Template;
 
 /// Starts an orchestrator, and returns once it works.
-pub async fn start(
+pub(crate) async fn start(
     config: &OrchestratorConfig,
-    templates: Vec<Template>,
+    catalog: Catalog,
 ) -> (Orchestrator, Arc<MemoryBroker>) {
     let broker = MemoryBroker::new();
     let config = Config { orchestrator: config.clone(), ..Config::default() };
-    let catalog = Catalog::from_templates(templates);
     let shared: Arc<dyn Broker> = Arc::clone(&broker) as _;
     let orchestrator = Orchestrator::start(&config, shared, catalog).await.unwrap();
     until("the orchestrator works", || orchestrator.health().is_ready()).await;
     (orchestrator, broker)
 }
 
-pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let poll = async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -42,7 +40,7 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Answers the next step of a namespace.
-pub async fn answer_next_step(
+pub(crate) async fn answer_next_step(
     broker: &Arc<MemoryBroker>,
     namespace: &str,
     outcome: Result<Json, StepExecutionError>,

@@ -11,6 +11,7 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use sqlx::SqlitePool;
 use tasker_worker_rust::broker::memory::MemoryBroker;
+use tasker_worker_rust::catalog::Catalog;
 use tasker_worker_rust::client::Client;
 use tasker_worker_rust::config::OrchestratorConfig;
 use tasker_worker_rust::message::{HandlerSpec, Json};
@@ -24,34 +25,38 @@ use uuid::Uuid;
 
 use crate::orchestrator::start;
 
-pub struct Server {
-    pub base_url: String,
+pub(crate) struct Server {
+    pub(crate) base_url: String,
     /// Beside the orchestrator's own connections: for putting the store into any state.
-    pub store: SqlitePool,
-    pub orchestrator: Orchestrator,
-    pub broker: Arc<MemoryBroker>,
+    pub(crate) store: SqlitePool,
+    pub(crate) orchestrator: Orchestrator,
+    pub(crate) broker: Arc<MemoryBroker>,
     http: HttpClient<HttpConnector, Full<Bytes>>,
     serving: JoinHandle<()>,
     _directory: TempDir,
 }
 
 #[derive(Debug)]
-pub struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Server {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::configured(OrchestratorConfig::default()).await
     }
 
-    pub async fn configured(config: OrchestratorConfig) -> Self {
+    pub(crate) async fn configured(config: OrchestratorConfig) -> Self {
+        Self::with_catalog(config, Catalog::from_templates(templates())).await
+    }
+
+    pub(crate) async fn with_catalog(config: OrchestratorConfig, catalog: Catalog) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("store.sqlite");
         let config = OrchestratorConfig { database_url: format!("sqlite:{}", path.display()), ..config };
-        let (orchestrator, broker) = start(&config, templates()).await;
+        let (orchestrator, broker) = start(&config, catalog).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base_url = format!("http://{}", listener.local_addr().unwrap());
         let router = api::router(orchestrator.clone(), &config);
@@ -61,11 +66,11 @@ impl Server {
         Self { base_url, store, orchestrator, broker, http, serving, _directory: directory }
     }
 
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::new(&self.base_url).unwrap()
     }
 
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         method: &str,
         path: &str,
@@ -82,27 +87,27 @@ impl Server {
         Answer { status, headers, body }
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send("GET", path, &[], "").await
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         self.send("POST", path, &[("content-type", "application/json")], body.to_string()).await
     }
 
-    pub async fn delete(&self, path: &str) -> Answer {
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
         self.send("DELETE", path, &[], "").await
     }
 
     /// Submits a task with this context, and returns its id.
-    pub async fn submit(&self, context: Value) -> Uuid {
+    pub(crate) async fn submit(&self, context: Value) -> Uuid {
         let answer =
             self.post("/v1/tasks", &json!({"namespace": "shop", "name": "order", "context": context})).await;
         assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
         answer.json()["task_uuid"].as_str().unwrap().parse().unwrap()
     }
 
-    pub async fn sql(&self, sql: &'static str, values: &[&str]) {
+    pub(crate) async fn sql(&self, sql: &'static str, values: &[&str]) {
         let mut query = sqlx::query(sql);
         for value in values {
             query = query.bind(value.to_string());
@@ -118,13 +123,13 @@ impl Drop for Server {
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
     /// Asserts that this is a refusal in the one shape there is, and returns its message.
     #[track_caller]
-    pub fn refusal(&self, status: u16, code: &str) -> String {
+    pub(crate) fn refusal(&self, status: u16, code: &str) -> String {
         assert_eq!(self.status.as_u16(), status, "{self:?}");
         assert_eq!(self.headers["content-type"], "application/json", "{self:?}");
         assert!(self.headers.contains_key("x-request-id"), "{self:?}");
@@ -135,7 +140,7 @@ impl Answer {
 }
 
 /// `shop/order` in three versions: validate -> reserve -> ship, and what undoes reserve. And two more.
-pub fn templates() -> Vec<Template> {
+pub(crate) fn templates() -> Vec<Template> {
     let order = |version| Template {
         input_schema: Some(json!({"type": "object"})),
         ..template("order", version, &[("validate", &[]), ("reserve", &["validate"]), ("ship", &["reserve"])])
