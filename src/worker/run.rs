@@ -133,7 +133,7 @@ impl RustWorker {
         let worker_id = self.config.worker_id();
         let (broker, owned): (Arc<dyn Broker>, bool) = match self.broker {
             Some(broker) => (broker, false),
-            None => (RabbitBroker::connect(&self.config.broker, &worker_id)?, true),
+            None => (Arc::new(RabbitBroker::connect(&self.config.broker, &worker_id)?), true),
         };
         let core: SharedCore = Arc::new(Core {
             publisher: broker.publisher(),

@@ -41,7 +41,8 @@ fn only(words: &[&str], allowed: &[&str]) {
     let culprits: Vec<String> = code()
         .into_iter()
         .filter(|(file, _, text)| {
-            !allowed.iter().any(|allowed| file.starts_with(allowed)) && words.iter().any(|word| text.contains(word))
+            !allowed.iter().any(|allowed| file.starts_with(allowed))
+                && words.iter().any(|word| text.contains(word))
         })
         .map(|(file, line, text)| format!("src/{file}:{line}: {text}"))
         .collect();
@@ -72,7 +73,10 @@ fn only_one_file_uses_the_unmaintained_backoff_crate() {
 
 #[test]
 fn only_settle_settles_a_request() {
-    only(&["Disposition::", ".settle(Disp"], &["worker/settle.rs", "worker/control.rs", "broker/", "orchestrator/"]);
+    only(
+        &["Disposition::", ".settle(Disp"],
+        &["worker/settle.rs", "worker/control.rs", "broker/", "orchestrator/"],
+    );
 }
 
 #[test]
@@ -82,7 +86,16 @@ fn only_the_configuration_reads_the_environment() {
 
 #[test]
 fn only_the_topology_spells_names_of_queues_and_exchanges() {
-    let names = ["\"tasker.", "dead_letters.{", "\"steps.{", "\"delay.{", "\"step.{", "\"result.{", "\"retry.{", "\"dead.{"];
+    let names = [
+        "\"tasker.",
+        "dead_letters.{",
+        "\"steps.{",
+        "\"delay.{",
+        "\"step.{",
+        "\"result.{",
+        "\"retry.{",
+        "\"dead.{",
+    ];
     only(&names, &["broker/topology.rs"]);
 }
 
@@ -100,15 +113,29 @@ fn worker_and_orchestrator_do_not_know_each_other() {
 #[test]
 fn the_contract_and_the_core_of_the_orchestrator_are_pure() {
     let pure = [
-        "message.rs", "step.rs", "outcome.rs", "handler.rs", "retry.rs", "template/", "orchestrator/task.rs",
-        "orchestrator/dag.rs", "orchestrator/advance.rs",
+        "message.rs",
+        "step.rs",
+        "outcome.rs",
+        "handler.rs",
+        "retry.rs",
+        "template/",
+        "orchestrator/task.rs",
+        "orchestrator/dag.rs",
+        "orchestrator/advance.rs",
     ];
     never(&pure, &["tokio::", "std::fs", "std::net", "std::env", "sqlx", "axum"]);
 }
 
 #[test]
 fn workflows_use_what_users_have() {
-    let internal = ["crate::worker", "crate::broker", "crate::message", "crate::handler", "crate::step", "crate::outcome"];
+    let internal = [
+        "crate::worker",
+        "crate::broker",
+        "crate::message",
+        "crate::handler",
+        "crate::step",
+        "crate::outcome",
+    ];
     never(&["workflows/"], &internal);
 }
 

@@ -188,7 +188,14 @@ fn a_template_with_a_cycle_is_refused_with_its_path() {
     let output = program.run(&["template", "validate", "loop.yaml"]);
     assert_eq!(output.status.code(), Some(64));
     let text = stderr(&output);
-    let cycle = ["a -> c -> b -> a", "a -> b -> c -> a", "b -> c -> a -> b", "b -> a -> c -> b", "c -> a -> b -> c", "c -> b -> a -> c"];
+    let cycle = [
+        "a -> c -> b -> a",
+        "a -> b -> c -> a",
+        "b -> c -> a -> b",
+        "b -> a -> c -> b",
+        "c -> a -> b -> c",
+        "c -> b -> a -> c",
+    ];
     assert!(cycle.iter().any(|path| text.contains(path)), "{text}");
 }
 
@@ -257,8 +264,17 @@ fn worker_and_orchestrator_serve_a_submitted_task_on_rabbitmq() {
     worker.says("consuming");
     let url = format!("http://{address}");
     let submitted = program.run(&[
-        "submit", "linear_workflow/mathematical_sequence", "--context", r#"{"even_number": 6}"#, "--wait", "--timeout",
-        "20", "--output", "json", "--api-url", &url,
+        "submit",
+        "linear_workflow/mathematical_sequence",
+        "--context",
+        r#"{"even_number": 6}"#,
+        "--wait",
+        "--timeout",
+        "20",
+        "--output",
+        "json",
+        "--api-url",
+        &url,
     ]);
     assert_eq!(submitted.status.code(), Some(0), "{}", stderr(&submitted));
     let answer: Value = serde_json::from_slice(&submitted.stdout).unwrap();
@@ -266,7 +282,11 @@ fn worker_and_orchestrator_serve_a_submitted_task_on_rabbitmq() {
     let uuid = answer["task"]["task_uuid"].as_str().unwrap();
     let status = program.run(&["status", uuid, "--api-url", &url]);
     assert_eq!(status.status.code(), Some(0));
-    assert!(stdout(&status).contains("linear_step_4") && stdout(&status).contains("66"), "{}", stdout(&status));
+    assert!(
+        stdout(&status).contains("linear_step_4") && stdout(&status).contains("66"),
+        "{}",
+        stdout(&status)
+    );
 
     // A finished task cannot be cancelled, and the program says so.
     let cancel = program.run(&["cancel", uuid, "--api-url", &url]);
@@ -282,7 +302,8 @@ fn worker_and_orchestrator_serve_a_submitted_task_on_rabbitmq() {
         running.terminate();
         assert_eq!(running.exit_code(), Some(0));
     }
-    let namespaces = ["linear_workflow", "diamond_workflow", "tree_workflow", "mixed_dag_workflow", "order_fulfillment"];
+    let namespaces =
+        ["linear_workflow", "diamond_workflow", "tree_workflow", "mixed_dag_workflow", "order_fulfillment"];
     let topology = Topology::new(&config.names(), &config.ladder(), config.broker.queue_kind, namespaces);
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(delete(&topology));
 }
@@ -295,6 +316,7 @@ fn get(address: &str, path: &str) -> (u16, String) {
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("an HTTP answer has a status");
+    let status =
+        answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("an HTTP answer has a status");
     (status, answer)
 }

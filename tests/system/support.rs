@@ -79,7 +79,9 @@ pub(crate) fn settings(kind: Kind) -> Config {
 pub(crate) async fn connect(kind: Kind, config: &Config) -> Arc<dyn Broker> {
     let broker: Arc<dyn Broker> = match kind {
         Kind::Embedded => MemoryBroker::new(),
-        Kind::RabbitMq => RabbitBroker::connect(&config.broker, "test").expect("the settings are right"),
+        Kind::RabbitMq => {
+            Arc::new(RabbitBroker::connect(&config.broker, "test").expect("the settings are right"))
+        }
     };
     let mut status = broker.status();
     within(status.wait_for(|status| *status == BrokerStatus::Connected)).await.expect("the broker lives");
