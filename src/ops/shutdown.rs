@@ -1,10 +1,10 @@
 //! The two signals to stop.
 
-use std::io;
-
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+
+use crate::error::Error;
 
 /// What a program is asked to do: the first SIGTERM or SIGINT asks it to finish, the second to stop at once.
 #[derive(Debug, Clone, Default)]
@@ -23,9 +23,11 @@ pub struct Signals {
 ///
 /// # Panics
 /// Outside of a tokio runtime.
-pub fn signals() -> io::Result<Signals> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+pub fn signals() -> Result<Signals, Error> {
+    let listen =
+        |kind| signal(kind).map_err(|source| Error::System { what: "signals cannot be received", source });
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
     let signals = Signals::default();
     let heard = signals.clone();
     tokio::spawn(async move {

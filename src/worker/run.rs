@@ -79,8 +79,9 @@ impl RustWorker {
     /// # Panics
     /// Inside another runtime; use [`run`](Self::run) there.
     pub fn run_blocking(self) -> Result<(), Error> {
-        let runtime = build_runtime(&self.config.worker.rust_runtime).map_err(|error| {
-            Error::Config(vec![format!("worker.rust_runtime: no such runtime can be built: {error}")])
+        let runtime = build_runtime(&self.config.worker.rust_runtime).map_err(|source| Error::System {
+            what: "the runtime of [worker.rust_runtime] cannot be built",
+            source,
         })?;
         runtime.block_on(self.run())
     }
@@ -92,8 +93,7 @@ impl RustWorker {
     /// # Errors
     /// When settings or templates make no sense, a template's step has no handler, or a port is taken.
     pub async fn run(self) -> Result<(), Error> {
-        let signals = shutdown::signals()
-            .map_err(|error| Error::Config(vec![format!("signals cannot be received: {error}")]))?;
+        let signals = shutdown::signals()?;
         let served = self.served_namespaces()?;
         let _watching = self.check_templates(&served)?;
         let settings = self.config.worker.clone();
