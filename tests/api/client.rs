@@ -116,7 +116,7 @@ async fn a_refusal_keeps_the_servers_words() {
     let text = error.to_string();
     assert!(text.contains("has no template \"no/such\"") && text.contains("NOT_FOUND"), "{text}");
     assert!(matches!(error, Error::Refused { status: 404, .. }));
-    assert_eq!(error.exit_code(), 64);
+    assert_eq!(error.exit_code(), 1);
 }
 
 #[tokio::test]

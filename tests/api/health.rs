@@ -1,5 +1,8 @@
 //! What probes and operators ask.
 
+use tasker_worker_rust::catalog::Catalog;
+use tasker_worker_rust::config::OrchestratorConfig;
+
 use crate::orchestrator::until;
 use crate::server::Server;
 
@@ -57,6 +60,25 @@ async fn without_its_broker_the_orchestrator_still_takes_tasks_and_says_so() {
     assert_eq!(detailed["checks"]["broker"]["status"], "degraded");
     let message = detailed["checks"]["broker"]["message"].as_str().unwrap();
     assert!(message.contains("maintenance"), "{message}");
+}
+
+#[tokio::test]
+async fn a_template_file_that_broke_is_told_while_its_last_good_version_is_in_use() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("linear.yaml");
+    std::fs::copy("config/workflows/linear_workflow_handler.yaml", &file).unwrap();
+    let catalog = Catalog::load(directory.path(), None).unwrap();
+    let server = Server::with_catalog(OrchestratorConfig::default(), catalog.clone()).await;
+    assert_eq!(server.get("/health/detailed").await.json()["status"], "healthy");
+
+    std::fs::write(&file, "steps: [").unwrap();
+    catalog.reload();
+    let detailed = server.get("/health/detailed").await.json();
+    assert_eq!(detailed["status"], "degraded", "{detailed}");
+    let check = &detailed["checks"]["templates"];
+    assert!(check["message"].as_str().unwrap().contains("linear.yaml"), "{check}");
+    assert_eq!(server.get("/ready").await.status, 200);
+    assert_eq!(server.get("/v1/templates").await.json()["total_count"], 1);
 }
 
 #[tokio::test]

@@ -14,16 +14,14 @@ use tasker_worker_rust::message::{
     StepExecutionResult,
 };
 use tasker_worker_rust::orchestrator::Orchestrator;
-use tasker_worker_rust::template::Template;
 
 /// Starts an orchestrator, and returns once it works.
 pub(crate) async fn start(
     config: &OrchestratorConfig,
-    templates: Vec<Template>,
+    catalog: Catalog,
 ) -> (Orchestrator, Arc<MemoryBroker>) {
     let broker = MemoryBroker::new();
     let config = Config { orchestrator: config.clone(), ..Config::default() };
-    let catalog = Catalog::from_templates(templates);
     let shared: Arc<dyn Broker> = Arc::clone(&broker) as _;
     let orchestrator = Orchestrator::start(&config, shared, catalog).await.unwrap();
     until("the orchestrator works", || orchestrator.health().is_ready()).await;

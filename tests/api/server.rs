@@ -11,6 +11,7 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use sqlx::SqlitePool;
 use tasker_worker_rust::broker::memory::MemoryBroker;
+use tasker_worker_rust::catalog::Catalog;
 use tasker_worker_rust::client::Client;
 use tasker_worker_rust::config::OrchestratorConfig;
 use tasker_worker_rust::message::{HandlerSpec, Json};
@@ -25,11 +26,11 @@ use uuid::Uuid;
 use crate::orchestrator::start;
 
 pub(crate) struct Server {
-    pub base_url: String,
+    pub(crate) base_url: String,
     /// Beside the orchestrator's own connections: for putting the store into any state.
-    pub store: SqlitePool,
-    pub orchestrator: Orchestrator,
-    pub broker: Arc<MemoryBroker>,
+    pub(crate) store: SqlitePool,
+    pub(crate) orchestrator: Orchestrator,
+    pub(crate) broker: Arc<MemoryBroker>,
     http: HttpClient<HttpConnector, Full<Bytes>>,
     serving: JoinHandle<()>,
     _directory: TempDir,
@@ -37,9 +38,9 @@ pub(crate) struct Server {
 
 #[derive(Debug)]
 pub(crate) struct Answer {
-    pub status: StatusCode,
-    pub headers: HeaderMap,
-    pub body: Bytes,
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 impl Server {
@@ -48,10 +49,14 @@ impl Server {
     }
 
     pub(crate) async fn configured(config: OrchestratorConfig) -> Self {
+        Self::with_catalog(config, Catalog::from_templates(templates())).await
+    }
+
+    pub(crate) async fn with_catalog(config: OrchestratorConfig, catalog: Catalog) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("store.sqlite");
         let config = OrchestratorConfig { database_url: format!("sqlite:{}", path.display()), ..config };
-        let (orchestrator, broker) = start(&config, templates()).await;
+        let (orchestrator, broker) = start(&config, catalog).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base_url = format!("http://{}", listener.local_addr().unwrap());
         let router = api::router(orchestrator.clone(), &config);

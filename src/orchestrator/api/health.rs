@@ -78,11 +78,14 @@ async fn checks(api: &Api) -> BTreeMap<String, HealthCheck> {
         Some(ConsumerState::Draining | ConsumerState::Stopped) => Some("stopped".to_owned()),
         None => Some("the queues are not in place yet".to_owned()),
     };
+    let broken = api.orchestrator.catalog().problems();
+    let templates = (!broken.is_empty()).then(|| broken.join("; "));
     let mut checks = BTreeMap::from([
         ("broker".to_owned(), check(broker, DEGRADED)),
         ("queues".to_owned(), check(topology_problem, DEGRADED)),
         ("results".to_owned(), check(consumer, DEGRADED)),
         ("store".to_owned(), store(api, store_problem).await),
+        ("templates".to_owned(), check(templates, DEGRADED)),
     ]);
     if stopping {
         checks.insert("orchestrator".to_owned(), check(Some("shutting down".to_owned()), UNHEALTHY));
