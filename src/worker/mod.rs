@@ -1,4 +1,4 @@
-//! The worker: consume, dispatch, execute, settle. One file each; [`process`] tells the life of a message.
+//! The worker: consume, dispatch, execute, settle. One file each; `process` tells the life of a message.
 
 mod consume;
 mod control;
