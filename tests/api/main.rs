@@ -1,5 +1,4 @@
 //! The orchestrator's HTTP API, and its client, over real connections.
-
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod client;

@@ -7,4 +7,5 @@ mod support;
 
 use conformance::conformance;
 
-conformance!(on_memory, support::memory);
+conformance!(on_memory, support::memory, support::nothing_is_left);
+conformance!(on_rabbitmq, support::rabbitmq, support::remove_from_rabbitmq);

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tasker_worker_rust::Config;
 use tasker_worker_rust::broker::topology::Topology;
 
-use crate::support::{DEADLINE, Kind, delete, settings};
+use crate::support::{DEADLINE, Kind, delete, rabbitmq_url, settings};
 
 /// The program, in an empty directory of its own, with nothing in its environment that we did not put there.
 struct Program {
@@ -51,7 +51,6 @@ impl Program {
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tasker-worker-rust"));
         command.args(arguments).current_dir(self.path()).env_clear().stdin(Stdio::null());
-        command.env("PATH", std::env::var("PATH").unwrap_or_default());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -306,6 +305,31 @@ fn worker_and_orchestrator_serve_a_submitted_task_on_rabbitmq() {
         ["linear_workflow", "diamond_workflow", "tree_workflow", "mixed_dag_workflow", "order_fulfillment"];
     let topology = Topology::new(&config.names(), &config.ladder(), config.broker.queue_kind, namespaces);
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(delete(&topology));
+}
+
+#[test]
+fn a_client_in_another_language_can_be_the_orchestrator() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = Command::new(root.join("scripts/python-venv")).output().unwrap();
+    assert!(python.status.success(), "{}", stderr(&python));
+    let templates = concat!(env!("CARGO_MANIFEST_DIR"), "/config/workflows");
+    // The documented example uses the default names, so this is the one test that does.
+    let program = Program::new()
+        .set("RABBITMQ_URL", rabbitmq_url())
+        .set("TASKER__WORKER__TASK_TEMPLATES__TEMPLATE_DIRECTORY", templates)
+        .set("TASKER__WORKER__NAMESPACES", "linear_workflow")
+        .set("TASKER__WORKER__HEALTH_ADDRESS", "127.0.0.1:0")
+        .set("TASKER__WORKER__METRICS__PROMETHEUS_ENABLED", "false");
+    let mut worker = program.start(&["worker"]);
+    worker.says("\"consuming\"");
+    let client = Command::new(stdout(&python).trim())
+        .arg(root.join("tests/contract/independent_client.py"))
+        .env("RABBITMQ_URL", rabbitmq_url())
+        .output()
+        .unwrap();
+    assert!(client.status.success(), "{}{}", stdout(&client), stderr(&client));
+    worker.terminate();
+    assert_eq!(worker.exit_code(), Some(0));
 }
 
 /// A request as any HTTP client would send it.

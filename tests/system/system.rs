@@ -41,8 +41,7 @@ impl System {
     pub(crate) async fn open_with(kind: Kind, catalog: Catalog, handlers: Vec<Namespace>) -> Self {
         let store = tempfile::tempdir().unwrap();
         let mut config = settings(kind);
-        config.orchestrator.database_url =
-            format!("sqlite:{}", store.path().join("store.sqlite").display()).into();
+        config.orchestrator.database_url = format!("sqlite:{}", store.path().join("store.sqlite").display());
         let broker = connect(kind, &config).await;
         let (orchestrator, server, client) = orchestrate(&config, &broker, &catalog).await;
         let mut worker = RustWorker::new(config.clone()).broker(broker.clone());

@@ -168,14 +168,16 @@ async fn an_undecodable_body_is_parked_and_the_worker_goes_on(kind: Kind) {
 }
 
 async fn a_body_above_the_limit_is_parked(kind: Kind) {
-    let mut config = settings(kind);
-    let desk_config = config.clone();
-    config.broker.max_message_bytes = 64 * 1024;
-    let mut desk = Desk::open_with(desk_config, kind, &[NAMESPACE]).await;
-    let worker = desk.worker_with(config, Namespace::new(NAMESPACE).step("double", double)).await;
-    desk.ask("double", json!("x".repeat(100_000))).await;
-    let (letter, _) = desk.next_dead_letter().await;
-    assert!(letter.len() > 100_000);
+    const HUGE: usize = 50 << 20;
+    let worker_config = settings(kind);
+    let mut config = worker_config.clone();
+    config.broker.max_message_bytes = 2 * HUGE;
+    let mut desk = Desk::open_with(config, kind, &[NAMESPACE]).await;
+    let worker = desk.worker_with(worker_config, Namespace::new(NAMESPACE).step("double", double)).await;
+    desk.ask("double", json!("x".repeat(HUGE))).await;
+    let (letter, properties) = desk.next_dead_letter().await;
+    assert!(letter.len() > HUGE);
+    assert_eq!(properties.headers.text("x-first-death-reason"), Some("rejected"));
     desk.ask("double", json!(2)).await;
     assert_eq!(desk.next_result().await.data.get(), "4");
     worker.shutdown().await;

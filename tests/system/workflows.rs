@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tasker_worker_rust::catalog::Catalog;
-use tasker_worker_rust::{Namespace, Step, StepResult, template};
+use tasker_worker_rust::{Namespace, Step, StepError, StepResult, template};
 use tokio::sync::Semaphore;
 
 use crate::on_both_brokers;
@@ -155,8 +155,10 @@ async fn one_hundred_linear_tasks_complete_at_the_documented_rate(kind: Kind) {
     for task_uuid in tasks {
         assert_eq!(system.finished(task_uuid).await.status, "complete");
     }
+    // The design document asks for 1,000 steps a second; an optimised build does a multiple of that (see
+    // `benches/`), and this is the most an unoptimised one on a busy machine can be held to.
     let rate = 400.0 / started.elapsed().as_secs_f64();
-    println!("{kind:?}: {rate:.0} steps/s");
+    assert!(rate >= 100.0, "{rate:.0} steps/s");
     system.close().await;
 }
 
@@ -188,7 +190,7 @@ fn gated(gate: &Arc<Semaphore>) -> (Catalog, Vec<Namespace>) {
         async move {
             tokio::select! {
                 permit = gate.acquire() => permit?.forget(),
-                () = step.cancelled() => return Err("the task was cancelled".to_owned()).map_err(tasker_worker_rust::StepError::permanent),
+                () = step.cancelled() => return Err(StepError::permanent("the task was cancelled")),
             }
             step.result_of::<u32>("first")
         }
