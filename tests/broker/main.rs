@@ -1,0 +1,4 @@
+//! The brokers, from outside.
+
+mod rabbit;
+mod support_rabbit;
