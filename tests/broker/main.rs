@@ -3,7 +3,9 @@
 mod conformance;
 mod invariants;
 mod memory;
+mod rabbit;
 mod support;
+mod support_rabbit;
 
 use conformance::conformance;
 

@@ -98,10 +98,17 @@ impl Lane {
                 () = &mut patience, if !overdue => {
                     overdue = true;
                     if let Some(job) = late.take() {
-                        reply(job.confirm, Err(disconnected(link)));
+                        reply(job.confirm, Err(unavailable(link, shared.publish_timeout)));
                     }
                 }
-                Some(job) = jobs.recv(), if overdue => reply(job.confirm, Err(disconnected(link))),
+                () = link.changed() => {
+                    if let LinkState::Up(_) = link.state() {
+                        // The channel will follow.
+                        patience.as_mut().reset(Instant::now() + shared.publish_timeout);
+                        overdue = false;
+                    }
+                }
+                Some(job) = jobs.recv(), if overdue => reply(job.confirm, Err(unavailable(link, shared.publish_timeout))),
             }
         }
     }
@@ -252,6 +259,11 @@ fn lost(link: &Link) -> Failure {
     }
 }
 
-fn disconnected(link: &Link) -> PublishError {
-    PublishError::Disconnected(lost(link).text)
+/// Why a message was not even sent.
+fn unavailable(link: &Link, waited: Duration) -> PublishError {
+    match link.state() {
+        LinkState::Down(failure) => PublishError::Disconnected(failure.text),
+        LinkState::Up(_) if link.is_blocked() => PublishError::NotConfirmed(waited),
+        LinkState::Up(_) => PublishError::Disconnected("the publishing channel is not open yet".to_owned()),
+    }
 }
