@@ -2,6 +2,7 @@
 //! only then acks, answers and hands over what is to be sent.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -231,10 +232,26 @@ impl Writer {
                     if work.len() == 0 {
                         return;
                     }
-                    tokio::select! {
-                        () = tokio::time::sleep(pause) => {}
-                        () = self.stop.cancelled() => return hand_back(work),
+                    if self.refuse_while_waiting(pause, &error).await.is_break() {
+                        return hand_back(work);
                     }
+                }
+            }
+        }
+    }
+
+    /// Answers everybody who asks within the pause with the failure; breaks off when it is time to stop.
+    async fn refuse_while_waiting(&mut self, pause: Duration, error: &Error) -> ControlFlow<()> {
+        let over = tokio::time::sleep(pause);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return ControlFlow::Break(()),
+                () = &mut over => return ControlFlow::Continue(()),
+                Some(command) = self.commands.recv() => {
+                    let mut work = Work::default();
+                    take_command(command, &mut work);
+                    refuse_callers(&mut work, error);
                 }
             }
         }
