@@ -43,7 +43,7 @@ use crate::ops::metrics::METRICS;
 use crate::retry::Ladder;
 use crate::template::Template;
 
-use apply::{Command, Limits, Submission, Writer};
+use apply::{Command, Confirmed, Limits, Submission, Writer};
 use cache::Cache;
 use dag::Plan;
 use declare::Declare;
@@ -141,6 +141,7 @@ impl Orchestrator {
             outbox: outbox_handle,
             declared: declared_receiver,
             subscription: None,
+            confirmed: Confirmed::default(),
             shared: Arc::clone(&shared),
             stop: stop.clone(),
         };
