@@ -2,6 +2,7 @@
 //! only then acks, answers and hands over what is to be sent.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -64,9 +65,21 @@ pub(super) struct Writer {
     pub(super) outbox: Handle,
     pub(super) declared: watch::Receiver<u64>,
     pub(super) subscription: Option<Subscription>,
+    pub(super) confirmed: Confirmed,
     pub(super) shared: Arc<Shared>,
     pub(super) stop: CancellationToken,
 }
+
+/// Outbox rows that can go, and when they go at the latest.
+#[derive(Debug, Default)]
+pub(super) struct Confirmed {
+    outbox_ids: Vec<i64>,
+    until: Option<tokio::time::Instant>,
+}
+
+/// How long confirmed rows wait for a transaction to go along with. One of their own would keep the next
+/// result waiting for the disk; a crash before they are gone sends them again, which does no harm.
+const CONFIRMED_WAIT: Duration = Duration::from_millis(20);
 
 /// What waits to be applied. It stays whole until the transaction that covers it is on the disk.
 #[derive(Default)]
@@ -98,6 +111,13 @@ struct Followup {
     namespaces: HashMap<Uuid, String>,
 }
 
+impl Confirmed {
+    fn push(&mut self, outbox_id: i64) {
+        self.outbox_ids.push(outbox_id);
+        self.until.get_or_insert_with(|| tokio::time::Instant::now() + CONFIRMED_WAIT);
+    }
+}
+
 impl Work {
     fn len(&self) -> usize {
         self.submissions.len()
@@ -105,7 +125,6 @@ impl Work {
             + self.overdue.len()
             + self.messages.len()
             + self.unpublishable.len()
-            + self.sent.len()
     }
 }
 
@@ -123,6 +142,7 @@ impl Writer {
     async fn collect(&mut self) -> Option<Work> {
         let mut work = Work::default();
         while work.len() == 0 {
+            let until = self.confirmed.until;
             tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return None,
@@ -130,26 +150,35 @@ impl Writer {
                 Some(command) = self.commands.recv() => take_command(command, &mut work),
                 delivery = next(&mut self.subscription) => self.take_delivery(delivery, &mut work),
                 Ok(()) = self.declared.changed(), if self.subscription.is_none() => self.subscribe(),
+                () = tokio::time::sleep_until(until.unwrap_or_else(tokio::time::Instant::now)), if until.is_some() => {
+                    break;
+                }
+            }
+            if self.confirmed.outbox_ids.len() >= self.limits.batch {
+                break;
             }
         }
         while work.len() < self.limits.batch {
             let before = work.len();
-            if let Ok(report) = self.reports.try_recv() {
+            let report = self.reports.try_recv().ok();
+            let delivery = next(&mut self.subscription);
+            // Unconstrained: a spent budget would look like an empty queue, and make batches small under load.
+            let delivery = tokio::task::unconstrained(delivery).now_or_never();
+            let heard = report.is_some() || delivery.is_some();
+            if let Some(report) = report {
                 self.take_report(report, &mut work);
             }
             if let Ok(command) = self.commands.try_recv() {
                 take_command(command, &mut work);
             }
-            // Unconstrained: a spent budget would look like an empty queue, and make batches small under load.
-            let waiting = tokio::task::unconstrained(next(&mut self.subscription)).now_or_never();
-            let heard = waiting.is_some();
-            if let Some(delivery) = waiting {
+            if let Some(delivery) = delivery {
                 self.take_delivery(delivery, &mut work);
             }
             if work.len() == before && !heard {
                 break;
             }
         }
+        work.sent = std::mem::take(&mut self.confirmed).outbox_ids;
         Some(work)
     }
 
@@ -182,12 +211,12 @@ impl Writer {
         }
     }
 
-    fn take_report(&self, report: Report, work: &mut Work) {
+    fn take_report(&mut self, report: Report, work: &mut Work) {
         match report {
-            Report::Sent(outbox_id) => work.sent.push(outbox_id),
+            Report::Sent(outbox_id) => self.confirmed.push(outbox_id),
             Report::Unpublishable { outbox_id, body, reason } => {
                 tracing::error!(outbox_id, reason, "A message can never be published, and is dropped.");
-                work.sent.push(outbox_id);
+                self.confirmed.push(outbox_id);
                 if let Ok(request) = StepExecutionRequest::decode(&body) {
                     let error = StepExecutionError {
                         message: format!("the request cannot be published: {reason}"),
@@ -228,13 +257,30 @@ impl Writer {
                     );
                     self.shared.set_store_problem(Some(error.to_string()));
                     refuse_callers(&mut work, &error);
-                    if work.len() == 0 {
+                    if work.len() == 0 && work.sent.is_empty() {
                         return;
                     }
-                    tokio::select! {
-                        () = tokio::time::sleep(pause) => {}
-                        () = self.stop.cancelled() => return hand_back(work),
+                    if self.refuse_while_waiting(pause, &error).await.is_break() {
+                        self.confirmed.outbox_ids.append(&mut work.sent);
+                        return hand_back(work);
                     }
+                }
+            }
+        }
+    }
+
+    /// Answers everybody who asks within the pause with the failure; breaks off when it is time to stop.
+    async fn refuse_while_waiting(&mut self, pause: Duration, error: &Error) -> ControlFlow<()> {
+        let over = tokio::time::sleep(pause);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return ControlFlow::Break(()),
+                () = &mut over => return ControlFlow::Continue(()),
+                Some(command) = self.commands.recv() => {
+                    let mut work = Work::default();
+                    take_command(command, &mut work);
+                    refuse_callers(&mut work, error);
                 }
             }
         }
@@ -392,9 +438,9 @@ impl Writer {
                 settle(delivery.acker, Disposition::Release);
             }
         }
-        let Self { outbox, mut reports, store, .. } = self;
+        let Self { outbox, mut reports, store, confirmed, .. } = self;
         drop(outbox);
-        let mut batch = super::store::Batch::default();
+        let mut batch = super::store::Batch { sent: confirmed.outbox_ids, ..Default::default() };
         while let Some(report) = reports.recv().await {
             if let Report::Sent(outbox_id) = report {
                 batch.sent.push(outbox_id);

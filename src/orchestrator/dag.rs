@@ -174,13 +174,13 @@ impl Plan {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use crate::message::HandlerSpec;
     use crate::retry::RetryPolicy;
 
     /// A template of `(step, dependencies)`; `~a` is the compensation of `a`.
-    pub(crate) fn template(steps: &[(&str, &[&str])]) -> Template {
+    fn template(steps: &[(&str, &[&str])]) -> Template {
         Template {
             namespace: "shop".to_owned(),
             name: "order".to_owned(),
@@ -203,7 +203,7 @@ pub(crate) mod tests {
         }
     }
 
-    pub(crate) fn plan(steps: &[(&str, &[&str])]) -> Arc<Plan> {
+    fn plan(steps: &[(&str, &[&str])]) -> Arc<Plan> {
         Arc::new(Plan::new(Arc::new(template(steps))).expect("the template is sound"))
     }
 

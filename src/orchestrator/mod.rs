@@ -44,7 +44,7 @@ use crate::ops::metrics::METRICS;
 use crate::retry::Ladder;
 use crate::template::Template;
 
-use apply::{Command, Limits, Submission, Writer};
+use apply::{Command, Confirmed, Limits, Submission, Writer};
 use cache::Cache;
 use dag::Plan;
 use declare::Declare;
@@ -142,6 +142,7 @@ impl Orchestrator {
             outbox: outbox_handle,
             declared: declared_receiver,
             subscription: None,
+            confirmed: Confirmed::default(),
             shared: Arc::clone(&shared),
             stop: stop.clone(),
         };

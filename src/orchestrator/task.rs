@@ -207,7 +207,7 @@ pub(super) struct Tally {
     pub(super) retrying: usize,
     /// Steps that satisfied what depends on them, compensations left out.
     pub(super) satisfied: usize,
-    /// The first step that failed for good, compensations left out.
+    /// The first of the steps that failed for good, in the order of the template, compensations left out.
     pub(super) failed: Option<usize>,
     /// Whether what completed is being undone.
     pub(super) compensating: bool,
@@ -225,7 +225,7 @@ impl Tally {
         if forward {
             self.satisfied += usize::from(state.satisfies());
             if matches!(state, StepState::Error | StepState::Cancelled) {
-                self.failed.get_or_insert(step);
+                self.failed = Some(self.failed.map_or(step, |failed| failed.min(step)));
             }
         }
     }

@@ -1,0 +1,8 @@
+//! The orchestrator without its HTTP API: its core against every order of events, and the whole of it on
+//! the embedded broker and a real store.
+
+mod faults;
+mod flow;
+mod simulation;
+mod store;
+mod support;
