@@ -211,7 +211,7 @@ async fn every_disposition_does_what_it_says() {
 async fn after_a_cut_consuming_and_publishing_go_on_and_nothing_is_lost() {
     on_rabbit(async |rabbit| {
         let proxy = Proxy::open();
-        let config = BrokerConfig { urls: vec![proxy.url()], ..rabbit.config() };
+        let config = BrokerConfig { urls: vec![proxy.url().into()], ..rabbit.config() };
         let broker = RabbitBroker::connect(&config, "test").unwrap();
         let queue = rabbit.declared_queue(&broker, "queue").await;
         let publisher = broker.publisher();
@@ -265,7 +265,7 @@ async fn after_a_cut_consuming_and_publishing_go_on_and_nothing_is_lost() {
 async fn a_network_that_goes_silent_is_noticed_by_its_heartbeats() {
     on_rabbit(async |rabbit| {
         let proxy = Proxy::open();
-        let config = BrokerConfig { urls: vec![proxy.url()], heartbeat_seconds: 1, ..rabbit.config() };
+        let config = BrokerConfig { urls: vec![proxy.url().into()], heartbeat_seconds: 1, ..rabbit.config() };
         let broker = RabbitBroker::connect(&config, "test").unwrap();
         let queue = rabbit.declared_queue(&broker, "queue").await;
         connected(&broker).await;
@@ -323,7 +323,7 @@ async fn a_broker_that_is_down_is_named_and_used_as_soon_as_it_is_up() {
     on_rabbit(async |rabbit| {
         let proxy = Proxy::closed();
         let config = BrokerConfig {
-            urls: vec![proxy.url()],
+            urls: vec![proxy.url().into()],
             publish_timeout_ms: 300,
             connect_timeout_ms: 300,
             ..rabbit.config()
@@ -362,7 +362,7 @@ async fn a_broker_that_is_down_is_named_and_used_as_soon_as_it_is_up() {
 async fn addresses_are_tried_in_turn() {
     on_rabbit(async |rabbit| {
         let (first, second) = (Proxy::closed(), Proxy::open());
-        let config = BrokerConfig { urls: vec![first.url(), second.url()], ..rabbit.config() };
+        let config = BrokerConfig { urls: vec![first.url().into(), second.url().into()], ..rabbit.config() };
         let broker = RabbitBroker::connect(&config, "test").unwrap();
         let queue = rabbit.declared_queue(&broker, "queue").await;
         first.listen();
@@ -384,7 +384,7 @@ async fn the_password_file_wins_and_is_read_at_every_connect() {
         let mut wrong = right.clone();
         wrong.authority.userinfo.password = "hunter2".to_owned();
         let config = BrokerConfig {
-            urls: vec![wrong.to_string()],
+            urls: vec![wrong.to_string().into()],
             password_file: Some(file.path().to_owned()),
             ..rabbit.config()
         };
@@ -476,7 +476,8 @@ async fn a_broker_can_be_dropped_while_it_connects() {
     on_rabbit(async |rabbit| {
         let proxy = Proxy::open();
         proxy.stall();
-        let config = BrokerConfig { urls: vec![proxy.url()], connect_timeout_ms: 200, ..rabbit.config() };
+        let config =
+            BrokerConfig { urls: vec![proxy.url().into()], connect_timeout_ms: 200, ..rabbit.config() };
         let broker = RabbitBroker::connect(&config, "test").unwrap();
         let reason = format!("cannot reach {}: no answer within 200ms", proxy.place());
         let status = broker.status();
@@ -575,7 +576,7 @@ async fn a_broadcast_reaches_every_subscription_and_needs_no_ack() {
 async fn while_the_broker_takes_no_messages_none_is_sent_and_none_is_taken_in() {
     on_rabbit(async |rabbit| {
         let proxy = Proxy::open();
-        let config = BrokerConfig { urls: vec![proxy.url()], ..rabbit.config() };
+        let config = BrokerConfig { urls: vec![proxy.url().into()], ..rabbit.config() };
         let broker = RabbitBroker::connect(&config, "test").unwrap();
         let queue = rabbit.declared_queue(&broker, "queue").await;
         let mut subscription = broker.subscribe(Source::Queue(queue.clone()), 5);
@@ -605,7 +606,8 @@ async fn while_the_broker_takes_no_messages_none_is_sent_and_none_is_taken_in() 
 async fn a_broker_that_takes_no_messages_for_too_long_is_an_error() {
     on_rabbit(async |rabbit: &Rabbit| {
         let proxy = Proxy::open();
-        let config = BrokerConfig { urls: vec![proxy.url()], publish_timeout_ms: 200, ..rabbit.config() };
+        let config =
+            BrokerConfig { urls: vec![proxy.url().into()], publish_timeout_ms: 200, ..rabbit.config() };
         let broker = RabbitBroker::connect(&config, "test").unwrap();
         connected(&broker).await;
         proxy.block("low on disk");

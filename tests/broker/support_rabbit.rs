@@ -21,16 +21,18 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use crate::support::rabbitmq_url;
+
 /// How long a test waits for something that shall happen.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits for `future`, but not for ever.
-pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("still waiting after {PATIENCE:?}: {what}"))
 }
 
 /// Waits until a watched value is as wanted, and returns it.
-pub async fn becomes<T: Clone + std::fmt::Debug>(
+pub(crate) async fn becomes<T: Clone + std::fmt::Debug>(
     mut watched: watch::Receiver<T>,
     wanted: impl Fn(&T) -> bool,
 ) -> T {
@@ -41,15 +43,8 @@ pub async fn becomes<T: Clone + std::fmt::Debug>(
     }
 }
 
-pub fn url() -> String {
-    std::env::var("RABBITMQ_URL").expect(
-        "RABBITMQ_URL is not set: run `make test`, or `scripts/with-rabbitmq cargo test`, or set RABBITMQ_URL to a \
-         RabbitMQ, as in amqp://guest:guest@127.0.0.1:5672/%2f",
-    )
-}
-
 /// Runs a test with names of its own, and deletes afterwards what it used.
-pub async fn on_rabbit(test: impl AsyncFnOnce(&Rabbit)) {
+pub(crate) async fn on_rabbit(test: impl AsyncFnOnce(&Rabbit)) {
     let rabbit = Rabbit { prefix: format!("test-{}", Uuid::new_v4()), ..Rabbit::default() };
     let result = AssertUnwindSafe(test(&rabbit)).catch_unwind().await;
     soon("deleting what the test used", rabbit.delete_everything()).await;
@@ -60,24 +55,28 @@ pub async fn on_rabbit(test: impl AsyncFnOnce(&Rabbit)) {
 
 /// One test's part of the broker.
 #[derive(Debug, Default)]
-pub struct Rabbit {
+pub(crate) struct Rabbit {
     prefix: String,
     queues: Mutex<Vec<String>>,
     exchanges: Mutex<Vec<String>>,
 }
 
 impl Rabbit {
-    pub fn config(&self) -> BrokerConfig {
-        BrokerConfig { urls: vec![url()], prefix: self.prefix.clone(), ..BrokerConfig::default() }
+    pub(crate) fn config(&self) -> BrokerConfig {
+        BrokerConfig {
+            urls: vec![rabbitmq_url().as_str().into()],
+            prefix: self.prefix.clone(),
+            ..BrokerConfig::default()
+        }
     }
 
     /// A broker on the direct way.
-    pub fn broker(&self) -> RabbitBroker {
+    pub(crate) fn broker(&self) -> RabbitBroker {
         RabbitBroker::connect(&self.config(), "test").unwrap()
     }
 
     /// A queue as the topology declares it.
-    pub fn queue(&self, name: &str) -> Queue {
+    pub(crate) fn queue(&self, name: &str) -> Queue {
         let name = format!("{}.{name}", self.prefix);
         self.queues.lock().unwrap().push(name.clone());
         Queue {
@@ -89,14 +88,14 @@ impl Rabbit {
         }
     }
 
-    pub fn exchange(&self, name: &str, kind: ExchangeKind) -> Exchange {
+    pub(crate) fn exchange(&self, name: &str, kind: ExchangeKind) -> Exchange {
         let name = format!("{}.{name}", self.prefix);
         self.exchanges.lock().unwrap().push(name.clone());
         Exchange { name, kind, alternate: None }
     }
 
     /// Declares one queue, and returns its name.
-    pub async fn declared_queue(&self, broker: &RabbitBroker, name: &str) -> String {
+    pub(crate) async fn declared_queue(&self, broker: &RabbitBroker, name: &str) -> String {
         let queue = self.queue(name);
         let name = queue.name.clone();
         broker.declare(&Topology { queues: vec![queue], ..Topology::default() }).await.unwrap();
@@ -104,13 +103,13 @@ impl Rabbit {
     }
 
     /// The client library itself, for what the product never does.
-    pub async fn channel(&self) -> (Connection, Channel) {
-        let connection = Connection::connect(&url(), ConnectionProperties::default()).await.unwrap();
+    pub(crate) async fn channel(&self) -> (Connection, Channel) {
+        let connection = Connection::connect(&rabbitmq_url(), ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         (connection, channel)
     }
 
-    pub async fn delete_queue(&self, name: &str) {
+    pub(crate) async fn delete_queue(&self, name: &str) {
         let (_connection, channel) = self.channel().await;
         channel.queue_delete(name.into(), QueueDeleteOptions::default()).await.unwrap();
     }
@@ -131,16 +130,16 @@ impl Rabbit {
     }
 }
 
-pub fn bind(queue: &str, exchange: &str, routing_key: &str) -> Binding {
+pub(crate) fn bind(queue: &str, exchange: &str, routing_key: &str) -> Binding {
     Binding { queue: queue.to_owned(), exchange: exchange.to_owned(), routing_key: routing_key.to_owned() }
 }
 
 /// A message straight to a queue.
-pub fn to_queue(queue: &str, body: impl Into<Bytes>) -> Message {
+pub(crate) fn to_queue(queue: &str, body: impl Into<Bytes>) -> Message {
     to(String::new(), queue, body)
 }
 
-pub fn to(exchange: impl Into<String>, routing_key: &str, body: impl Into<Bytes>) -> Message {
+pub(crate) fn to(exchange: impl Into<String>, routing_key: &str, body: impl Into<Bytes>) -> Message {
     Message {
         exchange: exchange.into(),
         routing_key: routing_key.to_owned(),
@@ -149,12 +148,12 @@ pub fn to(exchange: impl Into<String>, routing_key: &str, body: impl Into<Bytes>
     }
 }
 
-pub async fn connected(broker: &RabbitBroker) {
+pub(crate) async fn connected(broker: &RabbitBroker) {
     becomes(broker.status(), |status| *status == BrokerStatus::Connected).await;
 }
 
 /// A way to the broker that can be cut, held up, and talked into.
-pub struct Proxy {
+pub(crate) struct Proxy {
     address: SocketAddr,
     /// Keeps the port while nobody listens there.
     reserved: Mutex<Option<TcpSocket>>,
@@ -172,7 +171,7 @@ enum Traffic {
 
 impl Proxy {
     /// Not listening yet.
-    pub fn closed() -> Self {
+    pub(crate) fn closed() -> Self {
         let socket = reserve("127.0.0.1:0".parse().unwrap());
         Self {
             address: socket.local_addr().unwrap(),
@@ -183,13 +182,13 @@ impl Proxy {
         }
     }
 
-    pub fn open() -> Self {
+    pub(crate) fn open() -> Self {
         let proxy = Self::closed();
         proxy.listen();
         proxy
     }
 
-    pub fn listen(&self) {
+    pub(crate) fn listen(&self) {
         let listener = self.reserved.lock().unwrap().take().expect("closed").listen(128).unwrap();
         let (traffic, injected) = (self.traffic.clone(), self.injected.clone());
         self.running.lock().unwrap().spawn(async move {
@@ -202,31 +201,31 @@ impl Proxy {
     }
 
     /// Cuts every connection, and accepts no more.
-    pub async fn close(&self) {
+    pub(crate) async fn close(&self) {
         let mut running = std::mem::take(&mut *self.running.lock().unwrap());
         running.shutdown().await;
         *self.reserved.lock().unwrap() = Some(reserve(self.address));
     }
 
     /// Cuts every connection; new ones are welcome.
-    pub async fn cut(&self) {
+    pub(crate) async fn cut(&self) {
         self.close().await;
         self.listen();
     }
 
     /// Nothing gets through any more, but nobody is told.
-    pub fn stall(&self) {
+    pub(crate) fn stall(&self) {
         self.traffic.send_replace(Traffic::Stalls);
     }
 
     /// What a broker short of memory says to a client that publishes.
-    pub fn block(&self, reason: &str) {
+    pub(crate) fn block(&self, reason: &str) {
         let mut arguments = vec![u8::try_from(reason.len()).unwrap()];
         arguments.extend(reason.as_bytes());
         self.inject(60, &arguments);
     }
 
-    pub fn unblock(&self) {
+    pub(crate) fn unblock(&self) {
         self.inject(61, &[]);
     }
 
@@ -242,12 +241,12 @@ impl Proxy {
         self.injected.send(frame).unwrap();
     }
 
-    pub fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         self.address.to_string()
     }
 
-    pub fn url(&self) -> String {
-        let mut uri: AMQPUri = url().parse().unwrap();
+    pub(crate) fn url(&self) -> String {
+        let mut uri: AMQPUri = rabbitmq_url().parse().unwrap();
         uri.authority.host = self.address.ip().to_string();
         uri.authority.port = self.address.port();
         uri.to_string()
@@ -267,7 +266,7 @@ async fn carry(
     traffic: watch::Receiver<Traffic>,
     mut injected: broadcast::Receiver<Vec<u8>>,
 ) {
-    let uri: AMQPUri = url().parse().unwrap();
+    let uri: AMQPUri = rabbitmq_url().parse().unwrap();
     let server = TcpStream::connect((uri.authority.host.as_str(), uri.authority.port)).await.unwrap();
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();

@@ -37,7 +37,7 @@ enum End {
     /// It has too many messages that were never answered: the client keeps each as long as the channel.
     Worn,
     /// It is gone. Perhaps a job was taken up too late for it.
-    Lost(Failure, Option<PublishJob>),
+    Lost(Failure, Option<Box<PublishJob>>),
 }
 
 impl Lane {
@@ -60,7 +60,7 @@ impl Lane {
                 End::Worn => drop(tokio::spawn(window.finish())),
                 End::Lost(failure, job) => {
                     window.confirms.fail(&PublishError::Disconnected(failure.text.clone()));
-                    late = job;
+                    late = job.map(|job| *job);
                     down_since = Instant::now();
                     if failure.connection_lost {
                         spent = window.connection();
@@ -182,7 +182,7 @@ impl Lane {
     /// Checks first whatever the broker would close the channel for, which fails every message on its way.
     async fn publish(&self, window: &mut Window, job: PublishJob) -> Result<(), End> {
         if !window.is_open() {
-            return Err(End::Lost(lost(&self.link), Some(job)));
+            return Err(End::Lost(lost(&self.link), Some(Box::new(job))));
         }
         let PublishJob { message, confirm } = job;
         let outgoing = match Outgoing::new(message, self.shared.max_message_bytes, window.max_header_bytes())
