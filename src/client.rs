@@ -45,6 +45,16 @@ pub enum Submitted {
     Exists(Uuid),
 }
 
+impl Submitted {
+    /// The task, new or not.
+    pub fn task_uuid(&self) -> Uuid {
+        match self {
+            Self::Created(task) => task.task_uuid,
+            Self::Exists(task_uuid) => *task_uuid,
+        }
+    }
+}
+
 impl Client {
     /// A client for the orchestrator at `base_url`, such as `http://127.0.0.1:8080`. Connects when it is used.
     ///

@@ -38,6 +38,14 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Something every program may expect of its system.
+    #[error("{what}: {source}")]
+    System {
+        /// What was asked of it.
+        what: &'static str,
+        /// What it said.
+        source: std::io::Error,
+    },
     /// A file.
     #[error("cannot read {path}: {source}", path = path.display())]
     File {
@@ -62,13 +70,14 @@ pub enum Error {
 }
 
 impl Error {
-    /// The exit code of a program that ends with this error: 64 for what the caller must change, 69 for
-    /// what cannot be reached.
+    /// The exit code of a program that ends with this error: 1 when the orchestrator said no, 64 for what the
+    /// caller must change, 69 for what cannot be reached, 71 for what the system did not give.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Templates(_) | Self::MissingHandlers(_) | Self::File { .. } => 64,
             Self::Broker(BrokerError::Invalid(_)) => 64,
-            Self::Refused { status: 400..500, .. } => 64,
+            Self::Refused { status: 400..500, .. } => 1,
+            Self::System { .. } => 71,
             Self::Refused { .. } => 69,
             Self::Broker(_) | Self::Store { .. } | Self::Listen { .. } | Self::Api(_) => 69,
         }

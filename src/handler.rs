@@ -74,7 +74,7 @@ impl Namespace {
     /// Registers the handler of a step.
     ///
     /// # Panics
-    /// At the caller's line, when the step has a handler already.
+    /// At the caller's line, when the step has a handler already, or no name.
     #[track_caller]
     #[must_use]
     pub fn step<In, Out, H>(mut self, step_name: impl Into<String>, handler: H) -> Self
@@ -95,7 +95,7 @@ impl Namespace {
     /// cannot hold up other steps. Look at [`Step::is_cancelled`] in long loops.
     ///
     /// # Panics
-    /// At the caller's line, when the step has a handler already.
+    /// At the caller's line, when the step has a handler already, or no name.
     #[track_caller]
     #[must_use]
     pub fn blocking_step<In, Out, F>(mut self, step_name: impl Into<String>, handler: F) -> Self
@@ -114,6 +114,11 @@ impl Namespace {
 
     #[track_caller]
     fn insert(&mut self, step_name: String, handler: ErasedHandler) {
+        assert!(
+            !step_name.is_empty(),
+            "a step of namespace {:?} has an empty name; give it the name its template has",
+            self.name
+        );
         if let Some(earlier) = self.handlers.get(&step_name) {
             panic!(
                 "step {step_name:?} of namespace {:?} already has a handler, registered at {}; \

@@ -1,4 +1,4 @@
-//! placeholder
+#![doc = include_str!("../README.md")]
 
 pub mod api;
 pub mod broker;
@@ -20,5 +20,7 @@ pub mod workflows;
 pub use config::Config;
 pub use error::Error;
 pub use handler::{HandlerRegistry, Namespace, StepHandler};
+pub use message::{ExecutionMetadata, StepExecutionError, StepExecutionRequest, StepExecutionResult};
 pub use outcome::{StepError, StepResult};
 pub use step::Step;
+pub use worker::{Drained, RunningWorker, RustWorker};

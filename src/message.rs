@@ -18,6 +18,9 @@ use crate::retry::RetryPolicy;
 /// The version of the message contract this build speaks. Fields may be added under the same version.
 pub const PROTOCOL_VERSION: u32 = 1;
 
+/// What a `correlation_id` may have: it is an AMQP property of every answer, and those end here.
+pub const CORRELATION_ID_BYTES: usize = 255;
+
 /// Names of the AMQP headers we set. Never `x-…`: brokers own that prefix and change its meaning between versions.
 pub mod header {
     /// Attempt number the message belongs to, 1-based.
@@ -433,8 +436,8 @@ mod wire {
         max_attempts: Option<u32>,
         timeout_ms: Option<u64>,
         retry: Option<RetryPolicy>,
-        #[serde(alias = "task_context")]
-        task_data: Option<Json>,
+        #[serde(default = "Json::empty_object", alias = "task_context")]
+        task_data: Json,
         #[serde(default, alias = "previous_results", deserialize_with = "outputs")]
         sequence_data: Vec<StepOutput>,
         correlation_id: Option<String>,
@@ -442,8 +445,7 @@ mod wire {
         previous_error: Option<StepExecutionError>,
         previous_attempt_at: Option<Timestamp>,
         not_before: Option<Timestamp>,
-        #[serde(default)]
-        metadata: Metadata,
+        metadata: Option<Metadata>,
     }
 
     #[derive(Default, Deserialize)]
@@ -473,9 +475,17 @@ mod wire {
             if wire.step_name.is_empty() {
                 return Err("step_name is empty".to_owned());
             }
-            let attempt = wire.attempt.or(wire.metadata.attempt).unwrap_or(1);
+            let older = wire.metadata.unwrap_or_default();
+            let attempt = wire.attempt.or(older.attempt).unwrap_or(1);
             if attempt == 0 {
                 return Err("attempt is 0; attempts are counted from 1".to_owned());
+            }
+            let correlation_id = wire.correlation_id.unwrap_or_else(|| wire.task_uuid.to_string());
+            if correlation_id.len() > CORRELATION_ID_BYTES {
+                return Err(format!(
+                    "correlation_id has {} bytes; {CORRELATION_ID_BYTES} are allowed",
+                    correlation_id.len()
+                ));
             }
             let handler = wire.handler.unwrap_or_else(|| HandlerSpec {
                 callable: wire.handler_class.unwrap_or_default(),
@@ -491,13 +501,13 @@ mod wire {
                 step_name: wire.step_name,
                 handler,
                 attempt,
-                max_attempts: wire.max_attempts.or(wire.metadata.max_attempts).unwrap_or(3),
-                timeout_ms: wire.timeout_ms.or(wire.metadata.timeout_ms),
+                max_attempts: wire.max_attempts.or(older.max_attempts).unwrap_or(3),
+                timeout_ms: wire.timeout_ms.or(older.timeout_ms),
                 retry: wire.retry.unwrap_or_default(),
-                task_data: wire.task_data.unwrap_or_else(Json::empty_object),
+                task_data: wire.task_data,
                 sequence_data: wire.sequence_data,
-                correlation_id: wire.correlation_id.unwrap_or_else(|| wire.task_uuid.to_string()),
-                created_at: wire.created_at.or(wire.metadata.created_at),
+                correlation_id,
+                created_at: wire.created_at.or(older.created_at),
                 previous_error: wire.previous_error,
                 previous_attempt_at: wire.previous_attempt_at,
                 not_before: wire.not_before,
@@ -539,9 +549,11 @@ mod wire {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut outputs = Vec::new();
                 while let Some((step_name, value)) = map.next_entry::<String, Json>()? {
+                    // Objects only: a struct would be read from a list as well.
+                    let is_object = value.get().starts_with('{');
                     let result = match value.parse::<WholeResult>() {
-                        Ok(whole) => whole.result,
-                        Err(_) => value,
+                        Ok(whole) if is_object => whole.result,
+                        _ => value,
                     };
                     outputs.push(StepOutput { step_name, result });
                 }

@@ -88,16 +88,17 @@ impl Ladder {
         &self.rungs
     }
 
-    /// A rung beside `delay`, the lower or the upper by chance so that the mean is `delay`.
+    /// A rung near `delay`, by chance: half to one and a half times as long, then the lower or the upper
+    /// neighbouring rung, so that the mean stays `delay`. Steps that failed together do not come back together.
     ///
-    /// `chance` is uniform in 0..1. Spreading over two rungs is the jitter: steps that failed together
-    /// do not all come back together.
-    pub fn near(&self, delay: Duration, chance: f64) -> Duration {
+    /// `chance` are two independent draws, uniform in 0..1.
+    pub fn near(&self, delay: Duration, chance: [f64; 2]) -> Duration {
+        let delay = delay.mul_f64(0.5 + chance[0]);
         let upper = self.at_least(delay);
         match self.rungs.iter().rfind(|rung| **rung < delay) {
-            Some(lower) if upper > *lower && delay < upper => {
+            Some(lower) if delay < upper => {
                 let weight = (delay - *lower).as_secs_f64() / (upper - *lower).as_secs_f64();
-                if chance < weight { upper } else { *lower }
+                if chance[1] < weight { upper } else { *lower }
             }
             _ => upper,
         }
@@ -150,25 +151,26 @@ mod tests {
     }
 
     #[test]
-    fn jitter_keeps_the_mean_and_never_leaves_the_neighbouring_rungs() {
+    fn jitter_keeps_the_mean_and_spreads_even_a_delay_that_is_a_rung() {
         let ladder = Ladder::default();
-        for millis in [600, 750, 1_000, 3_000, 5_555, 70_000] {
+        let grid = |i: u32| (f64::from(i) + 0.5) / 100.0;
+        for millis in [1_000, 1_500, 3_000, 4_000, 5_555, 70_000] {
             let wanted = Duration::from_millis(millis);
             let draws: Vec<_> =
-                (0..1_000).map(|i| ladder.near(wanted, (f64::from(i) + 0.5) / 1_000.0)).collect();
-            let mean = draws.iter().map(Duration::as_secs_f64).sum::<f64>() / 1_000.0;
-            assert!(
-                (mean - wanted.as_secs_f64()).abs() < 0.002 * wanted.as_secs_f64().max(1.0),
-                "{wanted:?}: {mean}"
-            );
-            assert!(draws.iter().all(|d| *d <= wanted * 2 && wanted <= *d * 2));
+                (0..10_000).map(|i| ladder.near(wanted, [grid(i / 100), grid(i % 100)])).collect();
+            let mean = draws.iter().map(Duration::as_secs_f64).sum::<f64>() / 10_000.0;
+            assert!((mean / wanted.as_secs_f64() - 1.0).abs() < 0.02, "{wanted:?}: {mean}");
+            assert!(draws.iter().all(|d| *d <= wanted * 3 && wanted <= *d * 4));
+            for rung in &draws {
+                assert!(draws.iter().filter(|d| *d == rung).count() < 9_000, "{wanted:?} is always {rung:?}");
+            }
         }
     }
 
     #[test]
     fn a_delay_outside_the_ladder_takes_its_nearest_end() {
         let ladder = Ladder::default();
-        assert_eq!(ladder.near(Duration::ZERO, 0.5), Duration::from_millis(500));
+        assert_eq!(ladder.near(Duration::ZERO, [0.5, 0.5]), Duration::from_millis(500));
         assert_eq!(ladder.at_least(Duration::from_secs(1_000_000)), Duration::from_millis(500 << 13));
         assert_eq!(ladder.at_least(Duration::from_millis(501)), Duration::from_secs(1));
     }

@@ -10,6 +10,10 @@ use crate::retry::Ladder;
 /// A crashed worker spends one of all its prefetched messages, so this must leave room for innocents.
 pub const DELIVERY_LIMIT: u32 = 20;
 
+/// For queues whose messages must never die of being handed out: as good as none. RabbitMQ 4 would take 20
+/// where nothing is said, and drop the message where there is no dead-letter exchange; 3.10 does not know -1.
+pub const NO_DELIVERY_LIMIT: u32 = 1_000_000;
+
 /// The names of one installation: everything starts with its prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
@@ -249,14 +253,17 @@ impl Topology {
         ttl: Option<Duration>,
         dead_letter_exchange: Option<String>,
     ) {
-        let counts_redeliveries =
-            dead_letter_exchange.is_some() && ttl.is_none() && kind == QueueKind::Quorum;
+        let delivery_limit = match kind {
+            QueueKind::Classic => None,
+            QueueKind::Quorum if dead_letter_exchange.is_some() && ttl.is_none() => Some(DELIVERY_LIMIT),
+            QueueKind::Quorum => Some(NO_DELIVERY_LIMIT),
+        };
         self.queues.push(Queue {
             name: name.to_owned(),
             kind,
             message_ttl: ttl,
             dead_letter_exchange,
-            delivery_limit: counts_redeliveries.then_some(DELIVERY_LIMIT),
+            delivery_limit,
         });
     }
 

@@ -1,1 +1,150 @@
-//! http
+//! The operations endpoint: health, status and metrics over HTTP.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use super::health::{Health, Identity, Readiness};
+use super::metrics::{CONTENT_TYPE, METRICS};
+use crate::Error;
+
+/// How long requests may still take once the server has been asked to stop.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// The routes `/health`, `/health/live`, `/health/ready`, `/health/detailed` and `/status`, with `/metrics`
+/// if asked for. Only `/health/ready` ever answers anything but 200, with 503 and the reasons: the others
+/// stay green while the broker is away, so that nobody restarts a worker for it.
+pub fn router(health: Arc<dyn Health>, with_metrics: bool) -> Router {
+    let router = Router::new()
+        .route("/health", get(summary))
+        .route("/health/live", get(live))
+        .route("/health/ready", get(ready))
+        .route("/health/detailed", get(detailed))
+        .route("/status", get(async |State(health): State<Arc<dyn Health>>| Json(health.status())))
+        .with_state(health);
+    with_refusals(if with_metrics { router.merge(metrics_routes()) } else { router })
+}
+
+/// `/metrics` alone.
+pub fn metrics_router() -> Router {
+    with_refusals(metrics_routes())
+}
+
+/// Adds JSON answers for unknown routes (404) and wrong methods (405).
+pub fn with_refusals(router: Router) -> Router {
+    router.fallback(not_found).method_not_allowed_fallback(wrong_method)
+}
+
+/// The body of a refusal: `{"error":{"code":…,"message":…}}`.
+pub fn error_body(code: &str, message: impl Into<String>) -> Value {
+    json!({ "error": { "code": code, "message": message.into() } })
+}
+
+fn metrics_routes() -> Router {
+    Router::new().route("/metrics", get(async || ([(header::CONTENT_TYPE, CONTENT_TYPE)], METRICS.render())))
+}
+
+async fn not_found(uri: Uri) -> Response {
+    (StatusCode::NOT_FOUND, Json(error_body("NOT_FOUND", format!("there is no {}", uri.path()))))
+        .into_response()
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Response {
+    let message = format!("{} does not answer {method}", uri.path());
+    (StatusCode::METHOD_NOT_ALLOWED, Json(error_body("METHOD_NOT_ALLOWED", message))).into_response()
+}
+
+async fn live() -> Json<Value> {
+    Json(json!({ "status": "alive", "timestamp": Timestamp::now() }))
+}
+
+async fn summary(State(health): State<Arc<dyn Health>>) -> Json<Value> {
+    let status = if health.readiness().ready { "healthy" } else { "degraded" };
+    Json(json!({ "status": status, "timestamp": Timestamp::now(), "worker_id": health.identity().id }))
+}
+
+async fn ready(State(health): State<Arc<dyn Health>>) -> (StatusCode, Json<Value>) {
+    let readiness = health.readiness();
+    let (code, status) = match readiness.ready {
+        true => (StatusCode::OK, "ready"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
+    };
+    (code, Json(report(status, &readiness, health.identity())))
+}
+
+async fn detailed(State(health): State<Arc<dyn Health>>) -> Json<Value> {
+    let readiness = health.readiness();
+    let status = if readiness.ready { "healthy" } else { "degraded" };
+    Json(report(status, &readiness, health.identity()))
+}
+
+fn report(status: &str, readiness: &Readiness, identity: &Identity) -> Value {
+    json!({
+        "status": status,
+        "timestamp": Timestamp::now(),
+        "worker_id": identity.id,
+        "checks": readiness.checks,
+        "system_info": identity.system_info(),
+    })
+}
+
+/// An HTTP server that runs until it is stopped or dropped.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+/// Serves `router` at `address`. The port is ours, and answers, once this returns.
+///
+/// # Errors
+/// [`Error::Listen`], naming `setting`, when the address cannot be listened on.
+pub async fn serve(address: &str, setting: &'static str, router: Router) -> Result<Server, Error> {
+    let refused = |source| Error::Listen { address: address.to_owned(), setting, source };
+    let listener = TcpListener::bind(address).await.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    let stop = CancellationToken::new();
+    let serving =
+        axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future();
+    let task = tokio::spawn(async move {
+        // Failed connections are the clients' affair; the server itself has no way to fail.
+        let _ = serving.await;
+    });
+    info!(%address, setting, "Serving HTTP");
+    Ok(Server { address, stop, task })
+}
+
+impl Server {
+    /// Where the server listens: the port is the real one where the setting said 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Closes the port, lets running requests finish for up to a second, and returns.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        if tokio::time::timeout(STOP_GRACE, &mut self.task).await.is_err() {
+            debug!(address = %self.address, "Cutting off HTTP requests that did not end in time");
+            self.task.abort();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

@@ -1,8 +1,10 @@
 //! Every metric of this program. No other file registers one; unbounded values such as ids are never labels.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use prometheus::core::Collector;
 use prometheus::{
     Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
@@ -105,6 +107,41 @@ impl Metrics {
             .encode_to_string(&self.registry.gather())
             .unwrap_or_else(|error| format!("# {error}\n"))
     }
+
+    /// Steps answered so far, by outcome.
+    pub fn steps_by_outcome(&self) -> BTreeMap<String, u64> {
+        let by_outcome = sums(&self.steps, "outcome");
+        by_outcome.into_iter().map(|(outcome, steps)| (outcome, steps as u64)).collect()
+    }
+
+    /// Steps whose handler came to an end so far: all answered ones but those handed back or refused unrun.
+    pub fn steps_finished(&self) -> u64 {
+        let by_outcome = self.steps_by_outcome().into_iter();
+        by_outcome
+            .filter(|(outcome, _)| !matches!(outcome.as_str(), "handed_back" | "refused"))
+            .map(|(_, steps)| steps)
+            .sum()
+    }
+
+    /// Steps running now, by namespace.
+    pub fn in_flight_by_namespace(&self) -> BTreeMap<String, i64> {
+        let by_namespace = sums(&self.in_flight, "namespace");
+        by_namespace.into_iter().map(|(namespace, steps)| (namespace, steps as i64)).collect()
+    }
+}
+
+/// A counter's or gauge's values, added up for each value of `label`.
+fn sums(metric: &impl Collector, label: &str) -> BTreeMap<String, f64> {
+    let mut sums = BTreeMap::new();
+    for family in metric.collect() {
+        for sample in family.get_metric() {
+            let value = sample.get_counter().get_value() + sample.get_gauge().get_value();
+            for pair in sample.get_label().iter().filter(|pair| pair.name() == label) {
+                *sums.entry(pair.value().to_owned()).or_insert(0.0) += value;
+            }
+        }
+    }
+    sums
 }
 
 /// Seconds, for histograms.

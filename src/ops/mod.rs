@@ -1,7 +1,9 @@
-//! What an operator sees: metrics, logs, health.
+//! What an operator sees and does: logs, metrics, health, shutdown.
 
 pub mod health;
 pub mod http;
 pub mod logging;
 pub mod metrics;
+pub mod monitor;
+pub mod process;
 pub mod shutdown;

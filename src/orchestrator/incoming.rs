@@ -9,7 +9,7 @@ use crate::message::{ErrorType, StepExecutionError, StepExecutionRequest, StepEx
 
 /// What kind of message a delivery is, by the exchange it went through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub(super) enum Kind {
     /// An answer for good.
     Result,
     /// A step put off.
@@ -22,7 +22,7 @@ pub enum Kind {
 
 impl Kind {
     /// The kind as a metric's label.
-    pub fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Result => "result",
             Self::Retry => "retry",
@@ -32,7 +32,7 @@ impl Kind {
     }
 
     /// The kind of a delivery.
-    pub fn of(delivery: &Delivery, names: &Names) -> Self {
+    pub(super) fn of(delivery: &Delivery, names: &Names) -> Self {
         match delivery.exchange.as_str() {
             exchange if exchange == names.results() => Self::Result,
             exchange if exchange == names.retries() => Self::Retry,
@@ -46,7 +46,7 @@ impl Kind {
 ///
 /// # Errors
 /// A sentence, when the body cannot be understood.
-pub fn read(kind: Kind, delivery: &Delivery) -> Result<(Uuid, Event), String> {
+pub(super) fn read(kind: Kind, delivery: &Delivery) -> Result<(Uuid, Event), String> {
     let body = &delivery.body;
     match kind {
         Kind::Result => {
@@ -68,7 +68,11 @@ pub fn read(kind: Kind, delivery: &Delivery) -> Result<(Uuid, Event), String> {
 }
 
 /// The event that a request will not be answered.
-pub fn dead_letter(request: &StepExecutionRequest, reason: String, error: StepExecutionError) -> Event {
+pub(super) fn dead_letter(
+    request: &StepExecutionRequest,
+    reason: String,
+    error: StepExecutionError,
+) -> Event {
     Event::DeadLetter(Box::new(DeadLetter {
         step_uuid: request.step_uuid,
         step_name: request.step_name.clone(),
@@ -92,7 +96,10 @@ fn death(headers: &Headers) -> (String, StepExecutionError) {
         };
         return (reason.to_owned(), error);
     }
-    let reason = headers.text("x-first-death-reason").unwrap_or("unknown");
+    let reason = headers
+        .text("x-last-death-reason")
+        .or_else(|| headers.text("x-first-death-reason"))
+        .unwrap_or("unknown");
     let message = match reason {
         "rejected" => "a worker refused the request as unusable".to_owned(),
         "delivery_limit" => {

@@ -22,6 +22,7 @@ mod queries;
 mod shared;
 pub mod store;
 pub mod task;
+mod versions;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -170,22 +171,25 @@ impl Orchestrator {
         request: TaskRequest,
         reply: oneshot::Sender<Result<Uuid, SubmitError>>,
     ) -> Result<Submission, SubmitError> {
-        let version = request.version.as_deref().unwrap_or_default();
+        let TaskRequest { namespace, name, version, .. } = &request;
+        let given = version.as_deref();
         for (field, text) in
-            [("name", request.name.as_str()), ("namespace", &request.namespace), ("version", version)]
+            [("name", Some(name.as_str())), ("namespace", Some(namespace)), ("version", given)]
         {
-            if text.is_empty() {
-                return Err(SubmitError::Invalid(format!("{field} is missing or empty")));
+            if text.is_some_and(str::is_empty) {
+                return Err(SubmitError::Invalid(format!("{field} is empty")));
             }
         }
+        let catalog = &self.inner.catalog;
+        let latest = || versions::versions(catalog, namespace, name).pop().unwrap_or_default();
+        let version = version.clone().unwrap_or_else(latest);
         let template =
-            self.inner.catalog.get(&request.namespace, &request.name, version).ok_or_else(|| {
-                SubmitError::UnknownTemplate {
-                    namespace: request.namespace.clone(),
-                    name: request.name.clone(),
-                    version: version.to_owned(),
-                }
+            catalog.get(namespace, name, &version).ok_or_else(|| SubmitError::UnknownTemplate {
+                namespace: namespace.clone(),
+                name: name.clone(),
+                version: version.clone(),
             })?;
+        let request = TaskRequest { version: Some(version), ..request };
         if !is_namespace(&template.namespace) {
             return Err(SubmitError::Invalid(format!(
                 "namespace {:?} is not 1 to 64 characters of A-Z a-z 0-9 _ -",
@@ -315,7 +319,7 @@ pub enum SubmitError {
         namespace: String,
         /// The name asked for.
         name: String,
-        /// The version asked for.
+        /// The version asked for; empty where the latest was.
         version: String,
     },
     /// The same task was accepted before.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
+use super::task::StepState;
 use crate::template::Template;
 
 /// How many of a task's steps are doing what.
@@ -22,16 +23,15 @@ impl Progress {
     /// Counts `steps` steps that are in `state`.
     pub(crate) fn count(&mut self, state: &str, steps: i64) {
         self.total += steps;
-        match state {
-            "pending" => self.pending += steps,
-            "complete" | "resolved_manually" => self.completed += steps,
-            "error" => self.failed += steps,
-            "cancelled" => {}
-            "waiting_for_retry" => {
+        match StepState::parse(state) {
+            Some(StepState::Pending) => self.pending += steps,
+            Some(StepState::Error) => self.failed += steps,
+            Some(state) if state.satisfies() => self.completed += steps,
+            Some(state) if state.is_open() => {
                 self.in_progress += steps;
-                self.retrying += steps;
+                self.retrying += if state == StepState::WaitingForRetry { steps } else { 0 };
             }
-            _ => self.in_progress += steps,
+            _ => {}
         }
     }
 
@@ -103,7 +103,7 @@ pub(crate) fn readiness(template: &Template, states: &HashMap<&str, &str>, name:
         return Readiness::default();
     };
     let state_of = |name: &str| states.get(name).copied().unwrap_or_default();
-    let complete = |name: &&String| matches!(state_of(name), "complete" | "resolved_manually");
+    let complete = |name: &&String| StepState::parse(state_of(name)).is_some_and(StepState::satisfies);
     let parents = || step.dependencies.iter().chain(&step.compensates);
     let (all, completed) = (parents().count(), parents().filter(complete).count());
     Readiness {

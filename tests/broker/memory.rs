@@ -109,6 +109,19 @@ async fn a_released_message_never_reaches_the_delivery_limit() {
 }
 
 #[tokio::test]
+async fn nothing_is_handed_out_from_the_moment_of_cancelling() {
+    let (broker, names) = broker().await;
+    publish_request(&*broker, &names, "handed out").await;
+    publish_request(&*broker, &names, "too late").await;
+    let mut subscription = consume(&*broker, names.step_queue("orders"), 1);
+    let held = next(&mut subscription).await;
+    subscription.cancel();
+    held.acker.settle(Disposition::Ack).expect("a delivery outlives its subscription");
+    assert!(subscription.recv().await.is_none());
+    holds_exactly(&*broker, &names.step_queue("orders"), &["too late"]).await;
+}
+
+#[tokio::test]
 async fn a_cut_connection_loses_its_broadcasts_and_subscribes_again() {
     let (broker, names) = broker().await;
     let mut control = broker.subscribe(Source::Broadcast(names.control()), 10);

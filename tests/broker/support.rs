@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tasker_worker_rust::broker::memory::MemoryBroker;
+use tasker_worker_rust::broker::rabbit::RabbitBroker;
 use tasker_worker_rust::broker::topology::{Names, Queue, QueueKind, Topology};
 use tasker_worker_rust::broker::{
     Broker, ConsumerState, Delivery, Disposition, Message, Properties, Source, Subscription,
 };
+use tasker_worker_rust::config::BrokerConfig;
 use tasker_worker_rust::retry::Ladder;
 use uuid::Uuid;
 
@@ -21,6 +23,46 @@ pub(crate) const NEVER: Duration = Duration::from_secs(60);
 /// A fresh embedded broker.
 pub(crate) async fn memory(_prefix: &str) -> Arc<dyn Broker> {
     MemoryBroker::new()
+}
+
+/// The embedded broker takes everything with it.
+pub(crate) async fn nothing_is_left(_names: Names) {}
+
+/// The tests' RabbitMQ.
+///
+/// # Panics
+/// Without one, saying how to get it: a test that needs a broker never passes without.
+pub(crate) fn rabbitmq_url() -> String {
+    #[expect(clippy::disallowed_methods, reason = "the tests' broker is no setting of the product")]
+    let url = std::env::var("RABBITMQ_URL");
+    url.expect(
+        "this test needs RabbitMQ: run `make test`, which starts one, \
+         or set RABBITMQ_URL=amqp://user:password@host:port/vhost",
+    )
+}
+
+/// A connection to the tests' RabbitMQ.
+pub(crate) async fn rabbitmq(prefix: &str) -> Arc<dyn Broker> {
+    let urls = vec![rabbitmq_url().as_str().into()];
+    let config = BrokerConfig { urls, prefix: prefix.to_owned(), ..BrokerConfig::default() };
+    Arc::new(RabbitBroker::connect(&config, "conformance").expect("the settings are right"))
+}
+
+/// Removes the topology of the tests from RabbitMQ.
+pub(crate) async fn remove_from_rabbitmq(names: Names) {
+    let url = rabbitmq_url();
+    let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default()).await;
+    let connection = connection.expect("the broker answers");
+    let channel = connection.create_channel().await.expect("a channel opens");
+    let Topology { queues, exchanges, .. } = topology(&names, &short_ladder());
+    for queue in queues {
+        channel.queue_delete(queue.name.into(), Default::default()).await.expect("the queue can be deleted");
+    }
+    for exchange in exchanges {
+        let deleted = channel.exchange_delete(exchange.name.into(), Default::default()).await;
+        deleted.expect("the exchange can be deleted");
+    }
+    connection.close(200, "done".into()).await.expect("the connection closes");
 }
 
 /// Names that no other test has, in this run or another.

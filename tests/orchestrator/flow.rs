@@ -12,8 +12,7 @@ use tasker_worker_rust::orchestrator::task::TaskState;
 use tasker_worker_rust::orchestrator::{CancelError, SubmitError};
 
 use crate::support::{
-    Answer, Toy, config, finished, linear, publish_answer, sqlite, start, task, template, texts, until,
-    within,
+    Answer, Toy, config, finished, linear, publish_answer, start, task, template, texts, until, within,
 };
 
 fn inputs(request: &StepExecutionRequest) -> Vec<(String, String)> {

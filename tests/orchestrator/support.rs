@@ -1,7 +1,7 @@
 //! Templates, a toy worker, and waiting with a deadline.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};

@@ -32,14 +32,6 @@ pub(crate) async fn task(readers: &SqlitePool, task_uuid: Uuid) -> Result<Option
     })
 }
 
-/// A task's state, and nothing else.
-pub(crate) async fn task_state(readers: &SqlitePool, task_uuid: Uuid) -> Result<Option<String>> {
-    sqlx::query_scalar("SELECT state FROM tasks WHERE task_uuid = ?")
-        .bind(task_uuid.to_string())
-        .fetch_optional(readers)
-        .await
-}
-
 /// A page of tasks, newest first.
 pub(crate) async fn tasks(
     readers: &SqlitePool,

@@ -11,6 +11,7 @@ use super::Result;
 use crate::api::{StepReadinessStatus, StepResponse, TaskResponse, is_finished};
 use crate::message::Json;
 use crate::orchestrator::progress::{Progress, Readiness, named_step_uuid, readiness};
+use crate::orchestrator::task::StepState;
 use crate::template::Template;
 
 #[derive(FromRow)]
@@ -91,7 +92,7 @@ pub(super) struct StepRow {
 
 impl StepRow {
     fn may_be_retried(&self, readiness: Readiness) -> bool {
-        let over = matches!(self.state.as_str(), "complete" | "error" | "cancelled" | "resolved_manually");
+        let over = StepState::parse(&self.state).is_none_or(StepState::is_finished);
         !over && readiness.retryable && self.attempts < self.max_attempts
     }
 

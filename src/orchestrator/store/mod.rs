@@ -1,7 +1,7 @@
 //! Everything that must survive a crash: tasks, steps, their history, and messages not yet sent.
 //!
 //! One process writes, through one connection, so that what it remembers of a task is what is stored;
-//! readers are many. The statements of writing are in [`write`], those of reading in [`read`].
+//! readers are many. The statements of writing are in `write`, those of reading in `read`.
 
 mod read;
 mod rows;

@@ -134,3 +134,22 @@ pub(crate) async fn a_dead_letter_can_be_replayed(broker: Arc<dyn Broker>, names
         replayed.acker.settle(Disposition::Reject).expect("it is ours");
     }
 }
+
+/// A retry has died once already, in its delay queue: the reason that counts is the last one.
+pub(crate) async fn a_retry_that_dies_tells_its_first_death_and_its_last(
+    broker: Arc<dyn Broker>,
+    names: Names,
+) {
+    declare(&*broker, &names).await;
+    publish(&*broker, message(names.retries(), retry_key("orders", ms(50)), "second attempt")).await;
+    let retry = next(&mut consume(&*broker, names.step_queue("orders"), 1)).await;
+    retry.acker.settle(Disposition::Reject).expect("it is ours");
+
+    let letter = next(&mut consume(&*broker, names.dead_letter_queue("orders"), 1)).await;
+    let headers = &letter.properties.headers;
+    assert_eq!(headers.text("x-first-death-reason"), Some("expired"));
+    assert_eq!(headers.text("x-first-death-queue"), Some(names.delay_queue(ms(50)).as_str()));
+    assert_eq!(headers.text("x-last-death-reason"), Some("rejected"));
+    assert_eq!(headers.text("x-last-death-queue"), Some(names.step_queue("orders").as_str()));
+    assert_eq!(headers.text("x-last-death-exchange"), Some(names.steps().as_str()));
+}

@@ -2,8 +2,7 @@
 //!
 //! [`conformance!`] makes a test of each. It takes the name of a module, and a function that connects to the
 //! broker under test: `async fn(prefix: &str) -> Arc<dyn Broker>`. Every test gets a prefix of its own for all
-//! its queues and exchanges, so that one broker can serve all tests at once; the function may also make the
-//! prefix a virtual host, or keep it for cleaning up.
+//! its queues and exchanges, so that one broker can serve all tests at once. A second function removes them.
 
 pub(crate) mod dead_letters;
 pub(crate) mod delivering;
@@ -14,11 +13,11 @@ pub(crate) mod topology;
 
 /// Makes a module of tests, one per behaviour.
 macro_rules! conformance {
-    ($broker:ident, $connect:expr) => {
+    ($broker:ident, $connect:expr, $clean_up:expr) => {
         mod $broker {
             use super::*;
 
-            $crate::conformance::conformance! { @tests $connect;
+            $crate::conformance::conformance! { @tests $connect, $clean_up;
                 publishing: [
                     a_confirmed_message_is_in_its_queue_as_it_was_sent,
                     the_default_exchange_routes_by_queue_name,
@@ -57,6 +56,7 @@ macro_rules! conformance {
                     an_expired_message_is_parked_without_its_expiration,
                     only_the_oldest_message_expires,
                     a_dead_letter_can_be_replayed,
+                    a_retry_that_dies_tells_its_first_death_and_its_last,
                 ]
                 retrying: [
                     a_retry_waits_its_rung_and_is_reported_at_once,
@@ -74,15 +74,16 @@ macro_rules! conformance {
             }
         }
     };
-    (@tests $connect:expr; $($topic:ident: [$($behaviour:ident,)+])+) => {
+    (@tests $connect:expr, $clean_up:expr; $($topic:ident: [$($behaviour:ident,)+])+) => {
         $($(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $behaviour() {
                 let prefix = support::unique_prefix(stringify!($behaviour));
                 let broker: std::sync::Arc<dyn tasker_worker_rust::broker::Broker> = $connect(&prefix).await;
                 let names = tasker_worker_rust::broker::topology::Names::new(prefix);
-                conformance::$topic::$behaviour(std::sync::Arc::clone(&broker), names).await;
+                conformance::$topic::$behaviour(std::sync::Arc::clone(&broker), names.clone()).await;
                 broker.close().await;
+                $clean_up(names).await;
             }
         )+)+
     };

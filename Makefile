@@ -1,0 +1,39 @@
+# `make` prints this help. Every target sets up what it needs.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+.PHONY: help
+help: ## print this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## run the five workflows on the embedded broker, with nothing installed
+	cargo run --quiet -- demo
+
+.PHONY: run
+run: ## run an orchestrator and a worker against RabbitMQ until Ctrl-C (starts a private broker if RABBITMQ_URL is unset)
+	cargo build --quiet
+	scripts/with-rabbitmq scripts/run
+
+.PHONY: test
+test: ## run every test, the RabbitMQ ones too (starts a private broker if RABBITMQ_URL is unset)
+	cargo build --tests --examples
+	scripts/with-rabbitmq cargo test
+
+.PHONY: fmt
+fmt: ## format the code
+	cargo fmt
+
+.PHONY: lint
+lint: ## check format, lints and documentation
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cargo clippy --no-default-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
+
+.PHONY: check
+check: lint test ## what CI runs: lint and test
+
+.PHONY: clean
+clean: ## remove what was built
+	cargo clean

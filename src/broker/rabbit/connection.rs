@@ -1,0 +1,367 @@
+//! One connection, kept up.
+//!
+//! The client's own recovery stays off: it hides the outage, and can leave a consumer dead on a healthy
+//! connection. Here the keeper connects, says what it sees, and connects again; whoever has a channel
+//! opens a new one on every new connection.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use deadpool_lapin::{Manager, Object, Pool, PoolError, Runtime};
+use futures_util::{FutureExt, StreamExt};
+use lapin::{ConnectionProperties, Event};
+use tokio::sync::watch;
+use tokio::time::{self, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::address::{Address, PasswordFile};
+use super::failure::Failure;
+use super::reconnect::{Trouble, pauses};
+use crate::broker::BrokerStatus;
+use crate::ops::metrics::METRICS;
+
+/// Not every end of a connection raises an event, so its state is looked at as well.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long an orderly end may take.
+pub(super) const GRACE: Duration = Duration::from_secs(2);
+
+/// What one of the two connections is for: while the broker blocks a publishing connection, even the acks
+/// on it hang, so consumers have their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Consume,
+    Publish,
+}
+
+impl Purpose {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Consume => "consume",
+            Self::Publish => "publish",
+        }
+    }
+}
+
+/// A connection as its users see it.
+#[derive(Debug, Clone)]
+pub(super) enum LinkState {
+    Down(Failure),
+    Up(Up),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Up {
+    pub(super) connection: Arc<Object>,
+    /// Counts the connections, so that one that broke is not taken for its successor.
+    pub(super) number: u64,
+    /// Why the broker takes no messages.
+    pub(super) blocked: Option<String>,
+}
+
+/// Follows a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Link(watch::Receiver<LinkState>);
+
+impl Link {
+    /// The connection, once there is one after number `spent`. `down` hears why there is none yet.
+    pub(super) async fn up(&mut self, spent: u64, mut down: impl FnMut(&Failure)) -> Up {
+        loop {
+            match &*self.0.borrow_and_update() {
+                LinkState::Up(up) if up.number > spent => return up.clone(),
+                LinkState::Down(failure) => down(failure),
+                LinkState::Up(_) => {}
+            }
+            if self.0.changed().await.is_err() {
+                // The keeper is gone: its users are being cancelled.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    pub(super) fn state(&self) -> LinkState {
+        self.0.borrow().clone()
+    }
+
+    /// Whether connection `number` is still the one, and not known to be lost.
+    pub(super) fn has(&self, number: u64) -> bool {
+        matches!(&*self.0.borrow(), LinkState::Up(up) if up.number == number)
+    }
+
+    pub(super) fn is_blocked(&self) -> bool {
+        matches!(&*self.0.borrow(), LinkState::Up(Up { blocked: Some(_), .. }))
+    }
+
+    /// Returns at the next change; never once the keeper is gone.
+    pub(super) async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The broker's state, from that of its two connections.
+#[derive(Debug)]
+pub(super) struct Health {
+    links: Mutex<[BrokerStatus; 2]>,
+    status: watch::Sender<BrokerStatus>,
+}
+
+impl Health {
+    pub(super) fn new() -> Self {
+        let connecting = || BrokerStatus::Connecting("starting".to_owned());
+        Self { links: Mutex::new([connecting(), connecting()]), status: watch::Sender::new(connecting()) }
+    }
+
+    pub(super) fn status(&self) -> watch::Receiver<BrokerStatus> {
+        self.status.subscribe()
+    }
+
+    fn report(&self, purpose: Purpose, state: BrokerStatus) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links[purpose as usize] = state;
+        let worst = links.iter().max_by_key(|state| match state {
+            BrokerStatus::Connected => 0,
+            BrokerStatus::Blocked(_) => 1,
+            BrokerStatus::Connecting(_) => 2,
+            BrokerStatus::Closed => 3,
+        });
+        let worst = worst.cloned().unwrap_or(BrokerStatus::Closed);
+        METRICS.blocked.set(i64::from(matches!(worst, BrokerStatus::Blocked(_))));
+        self.status.send_if_modified(|status| {
+            let changed = *status != worst;
+            *status = worst;
+            changed
+        });
+    }
+}
+
+/// What connecting takes.
+#[derive(Debug, Clone)]
+pub(super) struct Access {
+    pub(super) addresses: Vec<Address>,
+    pub(super) password_file: Option<PathBuf>,
+    pub(super) connect_timeout: Duration,
+    /// Shown in the broker's management pages.
+    pub(super) name: String,
+}
+
+/// Keeps the connection for one purpose up until it is told to close it.
+pub(super) struct Keeper {
+    purpose: Purpose,
+    connect_timeout: Duration,
+    /// One pool per address. A connection is checked out for as long as it lives.
+    pools: Vec<(Address, Pool)>,
+    /// The address to try first: the one that worked last.
+    first: usize,
+    connections: u64,
+    health: Arc<Health>,
+    state: watch::Sender<LinkState>,
+    closing: CancellationToken,
+}
+
+impl Keeper {
+    /// To be called, and run, in the runtime that the connection's input and output shall use.
+    pub(super) fn new(
+        purpose: Purpose,
+        access: &Access,
+        health: Arc<Health>,
+        closing: CancellationToken,
+    ) -> (Self, Link) {
+        let starting = Failure {
+            text: "starting".to_owned(),
+            cause: "starting",
+            trouble: Trouble::Outage,
+            connection_lost: true,
+        };
+        let (state, link) = watch::channel(LinkState::Down(starting));
+        let pools = access.addresses.iter().map(|address| (address.clone(), pool(purpose, access, address)));
+        let keeper = Self {
+            purpose,
+            connect_timeout: access.connect_timeout,
+            pools: pools.collect(),
+            first: 0,
+            connections: 0,
+            health,
+            state,
+            closing,
+        };
+        (keeper, Link(link))
+    }
+
+    pub(super) async fn run(mut self) {
+        let closing = self.closing.clone();
+        let mut said = None;
+        let mut outages = pauses(Trouble::Outage);
+        let mut refusals = pauses(Trouble::Refusal);
+        loop {
+            let failure = match closing.run_until_cancelled(self.connect()).await {
+                None => break,
+                Some(Ok((connection, place))) => {
+                    info!(address = place, purpose = self.purpose.name(), "connected to RabbitMQ");
+                    said = None;
+                    outages = pauses(Trouble::Outage);
+                    match self.watch(connection).await {
+                        None => break,
+                        Some(failure) => {
+                            METRICS.reconnects.with_label_values(&[failure.cause]).inc();
+                            Failure {
+                                text: format!("the connection to {place} was lost: {failure}"),
+                                ..failure
+                            }
+                        }
+                    }
+                }
+                Some(Err(failure)) => failure,
+            };
+            if said.as_ref() != Some(&failure.text) {
+                warn!(
+                    purpose = self.purpose.name(),
+                    reason = %failure,
+                    "not connected to RabbitMQ; trying again until it works"
+                );
+                said = Some(failure.text.clone());
+            }
+            let pause = match failure.trouble {
+                Trouble::Outage => outages.next(),
+                Trouble::Refusal => refusals.next(),
+            };
+            self.health.report(self.purpose, BrokerStatus::Connecting(failure.text.clone()));
+            self.state.send_replace(LinkState::Down(failure));
+            if closing.run_until_cancelled(time::sleep(pause.unwrap_or_default())).await.is_none() {
+                break;
+            }
+        }
+        self.health.report(self.purpose, BrokerStatus::Closed);
+    }
+
+    /// Tries the addresses in turn.
+    async fn connect(&mut self) -> Result<(Object, String), Failure> {
+        let mut failures: Vec<Failure> = Vec::new();
+        for turn in 0..self.pools.len() {
+            let index = (self.first + turn) % self.pools.len();
+            let (address, pool) = &self.pools[index];
+            match pool.get().await {
+                Ok(connection) => {
+                    self.first = index;
+                    return Ok((connection, address.place.clone()));
+                }
+                Err(PoolError::Backend(error)) => failures.push(Failure::connecting(address, &error)),
+                Err(PoolError::Timeout(_)) => {
+                    failures.push(Failure::timeout(
+                        &format!("cannot reach {}", address.place),
+                        self.connect_timeout,
+                    ));
+                }
+                Err(error) => failures.push(Failure {
+                    text: format!("cannot reach {}: {error}", address.place),
+                    cause: "pool",
+                    trouble: Trouble::Outage,
+                    connection_lost: true,
+                }),
+            }
+        }
+        let texts: Vec<&str> = failures.iter().map(|failure| failure.text.as_str()).collect();
+        let passes = failures.iter().any(|failure| failure.trouble == Trouble::Outage);
+        Err(Failure {
+            text: texts.join("; "),
+            cause: failures.first().map_or("connection_lost", |failure| failure.cause),
+            trouble: if passes { Trouble::Outage } else { Trouble::Refusal },
+            connection_lost: true,
+        })
+    }
+
+    /// Until the connection breaks, or `None` once it has been closed by us.
+    async fn watch(&mut self, connection: Object) -> Option<Failure> {
+        // One listener: the client gives each event to only one of them.
+        let mut events = connection.events_listener().fuse();
+        self.connections += 1;
+        let mut up = Up { connection: Arc::new(connection), number: self.connections, blocked: None };
+        self.announce(&up);
+        let mut look = time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.closing.cancelled() => {
+                    let goodbye = up.connection.close(200, "OK".into());
+                    // A broker that does not answer has noticed, or will.
+                    let _ = time::timeout(GRACE, goodbye).await;
+                    return None;
+                }
+                _ = look.tick() => {
+                    if !up.connection.status().connected() {
+                        return Some(last_words(&mut events));
+                    }
+                }
+                event = events.select_next_some() => match event {
+                    Event::ConnectionBlocked(reason) => {
+                        warn!(reason, "RabbitMQ takes no messages; nothing more is consumed until it does");
+                        up.blocked = Some(reason);
+                        self.announce(&up);
+                    }
+                    Event::ConnectionUnblocked => {
+                        info!("RabbitMQ takes messages again");
+                        up.blocked = None;
+                        self.announce(&up);
+                    }
+                    // The end of a channel raises one too.
+                    Event::Error(error) if !up.connection.status().connected() => {
+                        return Some(Failure { connection_lost: true, ..Failure::from(&error) });
+                    }
+                    _ => {}
+                },
+            }
+        }
+    }
+
+    fn announce(&self, up: &Up) {
+        self.health.report(
+            self.purpose,
+            match &up.blocked {
+                None => BrokerStatus::Connected,
+                Some(reason) => BrokerStatus::Blocked(reason.clone()),
+            },
+        );
+        self.state.send_replace(LinkState::Up(up.clone()));
+    }
+}
+
+/// The error a connection ended with, if it left one.
+fn last_words(events: &mut (impl futures_util::stream::FusedStream<Item = Event> + Unpin)) -> Failure {
+    let mut failure = Failure {
+        text: "it is closed".to_owned(),
+        cause: "connection_lost",
+        trouble: Trouble::Outage,
+        connection_lost: true,
+    };
+    while let Some(Some(event)) = events.next().now_or_never() {
+        if let Event::Error(error) = event {
+            failure = Failure { connection_lost: true, ..Failure::from(&error) };
+        }
+    }
+    failure
+}
+
+fn pool(purpose: Purpose, access: &Access, address: &Address) -> Pool {
+    let name = format!("{}/{}", access.name, purpose.name());
+    let login = access.password_file.clone().map(|path| (address.user.clone(), path));
+    let properties = move || {
+        let properties = ConnectionProperties::default().with_connection_name(name.as_str().into());
+        match login.clone() {
+            Some((user, path)) => properties.with_auth_provider(PasswordFile { user, path }),
+            None => properties,
+        }
+    };
+    let runtime = lapin::runtime::default_runtime().expect("the client is built with its tokio runtime");
+    Pool::builder(Manager::new(address.uri.as_str(), properties, runtime))
+        // One is in use; the other slot is for whoever still looks at its broken predecessor.
+        .max_size(2)
+        .runtime(Runtime::Tokio1)
+        // The client has no time limit of its own for connecting.
+        .create_timeout(Some(access.connect_timeout))
+        .wait_timeout(Some(access.connect_timeout))
+        .build()
+        .expect("a pool with time limits has a runtime")
+}

@@ -1,0 +1,158 @@
+//! One consumer, kept up: connection, channel, limit of deliveries, subscription, and from the start again
+//! whenever any of them ends.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::Shared;
+use super::connection::{Link, LinkState};
+use super::declare;
+use super::deliveries::{Deliveries, End};
+use super::failure::Failure;
+use super::reconnect::{Trouble, pauses};
+use crate::broker::{ConsumerState, Delivery, Source};
+use crate::ops::metrics::METRICS;
+
+pub(super) struct Supervisor {
+    pub(super) shared: Arc<Shared>,
+    pub(super) source: Source,
+    pub(super) prefetch: u16,
+    /// The consuming connection.
+    pub(super) link: Link,
+    /// The publishing connection: while the broker blocks it, nothing more is taken in.
+    pub(super) publishing: Link,
+    pub(super) deliveries: mpsc::UnboundedSender<Delivery>,
+    pub(super) state: watch::Sender<ConsumerState>,
+    pub(super) cancel: CancellationToken,
+}
+
+impl Supervisor {
+    pub(super) async fn run(mut self) {
+        let mut spent = 0;
+        let mut said = None;
+        let mut outages = pauses(Trouble::Outage);
+        let mut refusals = pauses(Trouble::Refusal);
+        loop {
+            let opened = tokio::select! {
+                () = stop(&self.cancel, &self.shared.closing) => break,
+                opened = open(&self.shared, &self.source, self.prefetch, &mut self.link, spent, &self.state) => opened,
+            };
+            let (failure, connection, worked) = match opened {
+                Err((failure, connection)) => (failure, connection, false),
+                Ok((channel, connection)) => {
+                    info!(source = name(&self.source), "consuming");
+                    self.state.send_replace(ConsumerState::Consuming);
+                    (said, outages) = (None, pauses(Trouble::Outage));
+                    match self.forward(channel).await {
+                        End::Broken(failure) => (failure, connection, true),
+                        End::Closed => break,
+                        End::Cancelled(unsettled) => {
+                            self.state.send_replace(ConsumerState::Draining);
+                            // Ends the subscription's stream once it is empty.
+                            drop(self.deliveries);
+                            unsettled.settle(&mut self.link, connection, &self.shared.closing).await;
+                            break;
+                        }
+                    }
+                }
+            };
+            if failure.connection_lost {
+                // The connection's keeper says so, and pauses.
+                self.state.send_replace(ConsumerState::Connecting(failure.text));
+                spent = connection;
+                continue;
+            }
+            METRICS.reconnects.with_label_values(&[failure.cause]).inc();
+            let text = explain(&self.source, &failure);
+            if said.as_ref() != Some(&text) {
+                warn!(
+                    source = name(&self.source),
+                    reason = text,
+                    "not consuming; trying again until it works"
+                );
+                said = Some(text.clone());
+            }
+            self.state.send_replace(ConsumerState::Connecting(text));
+            // What ended a consumer that worked, such as a delivery held for too long, does not keep the
+            // next one from working.
+            let passes = worked || failure.trouble == Trouble::Outage || self.restore(&failure).await;
+            let pause = if passes { outages.next() } else { refusals.next() };
+            tokio::select! {
+                () = stop(&self.cancel, &self.shared.closing) => break,
+                () = time::sleep(pause.unwrap_or_default()) => {}
+            }
+        }
+        self.state.send_replace(ConsumerState::Stopped);
+    }
+
+    async fn forward(&mut self, channel: Deliveries) -> End {
+        // A broadcast carries orders, not work: it goes on while the broker takes no messages.
+        let publishing = matches!(self.source, Source::Queue(_)).then_some(&mut self.publishing);
+        channel.forward(&self.deliveries, publishing, &self.cancel, &self.shared.closing).await
+    }
+
+    /// Declares again what was declared here before and is gone.
+    async fn restore(&self, failure: &Failure) -> bool {
+        let LinkState::Up(up) = self.link.state() else { return false };
+        if failure.cause != "not_found" {
+            return false;
+        }
+        let restoring = declare::restore(&self.shared, &up.connection, name(&self.source));
+        match time::timeout(self.shared.access.connect_timeout, restoring).await {
+            Ok(Ok(restored)) => restored,
+            Ok(Err(problem)) => {
+                warn!(missing = name(&self.source), reason = %problem, "cannot declare it again");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+async fn open(
+    shared: &Shared,
+    source: &Source,
+    prefetch: u16,
+    link: &mut Link,
+    spent: u64,
+    state: &watch::Sender<ConsumerState>,
+) -> Result<(Deliveries, u64), (Failure, u64)> {
+    let up =
+        link.up(spent, |down| drop(state.send_replace(ConsumerState::Connecting(down.text.clone())))).await;
+    let limit = shared.access.connect_timeout;
+    let opened = time::timeout(limit, Deliveries::open(&up.connection, source, prefetch)).await;
+    opened
+        .unwrap_or_else(|_| Err(Failure::timeout("subscribing", limit)))
+        .map(|deliveries| (deliveries, up.number))
+        .map_err(|failure| (failure, up.number))
+}
+
+async fn stop(cancel: &CancellationToken, closing: &CancellationToken) {
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = closing.cancelled() => {}
+    }
+}
+
+fn name(source: &Source) -> &str {
+    match source {
+        Source::Queue(name) | Source::Broadcast(name) => name,
+    }
+}
+
+fn explain(source: &Source, failure: &Failure) -> String {
+    let what = match source {
+        Source::Queue(name) => format!("queue {name}"),
+        Source::Broadcast(name) => format!("exchange {name}"),
+    };
+    let way_out = match failure.cause {
+        "not_found" if failure.trouble == Trouble::Refusal => "; it has to be declared",
+        "access_refused" => "; grant this user the read permission on it",
+        _ => "",
+    };
+    format!("cannot consume from {what}: {failure}{way_out}")
+}

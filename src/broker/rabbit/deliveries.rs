@@ -1,0 +1,281 @@
+//! One consuming channel: deliveries out, settlements in.
+//!
+//! Settlements are bound to the channel their deliveries came from. Once it is over, the broker hands the
+//! unsettled deliveries out again, so a late settlement is refused here instead of being sent: a broker may
+//! accept it and not do it.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+    BasicRejectOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{Channel, Connection, Consumer};
+use tokio::sync::mpsc;
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{GRACE, Link};
+use super::declare::checked;
+use super::failure::Failure;
+use super::properties::incoming;
+use crate::broker::{Acker, Delivery, Disposition, Settle, Source, StaleDelivery};
+use crate::ops::metrics::METRICS;
+
+pub(super) struct Deliveries {
+    channel: Channel,
+    consumer: Consumer,
+    settle: Arc<dyn Settle>,
+    settlements: Settlements,
+}
+
+/// Why a channel's deliveries ended.
+pub(super) enum End {
+    /// Not by our doing.
+    Broken(Failure),
+    /// The broker is being closed by us.
+    Closed,
+    /// The subscription was cancelled; what it has delivered can still be settled.
+    Cancelled(Unsettled),
+}
+
+impl Deliveries {
+    pub(super) async fn open(
+        connection: &Connection,
+        source: &Source,
+        prefetch: u16,
+    ) -> Result<Self, Failure> {
+        let channel = connection.create_channel().await.map_err(|error| Failure::from(&error))?;
+        let (queue, no_ack) = match source {
+            Source::Queue(name) => (checked(name)?, false),
+            Source::Broadcast(exchange) => (own_queue(&channel, exchange).await?, true),
+        };
+        let consumer =
+            consume(&channel, queue, prefetch, no_ack).await.map_err(|error| Failure::from(&error))?;
+        let (sender, settlements) = mpsc::unbounded_channel();
+        let settle: Arc<dyn Settle> =
+            if no_ack { Arc::new(NothingToSettle) } else { Arc::new(ToChannel(sender)) };
+        Ok(Self { channel, consumer, settle, settlements: Settlements(settlements) })
+    }
+
+    /// Hands deliveries on, and settlements back, until the channel ends. `publishing` pauses it while the
+    /// broker takes no messages.
+    pub(super) async fn forward(
+        mut self,
+        deliveries: &mpsc::UnboundedSender<Delivery>,
+        mut publishing: Option<&mut Link>,
+        cancel: &CancellationToken,
+        closing: &CancellationToken,
+    ) -> End {
+        loop {
+            let paused = publishing.as_ref().is_some_and(|link| link.is_blocked());
+            tokio::select! {
+                () = closing.cancelled() => {
+                    self.settlements.flush(&self.channel);
+                    close(&self.channel).await;
+                    return End::Closed;
+                }
+                () = cancel.cancelled() => return self.cancel(deliveries).await,
+                Some(settlement) = self.settlements.0.recv() => {
+                    if let Err(failure) = settle(&self.channel, settlement) {
+                        return self.broken(failure).await;
+                    }
+                }
+                delivery = self.consumer.next(), if !paused => match delivery {
+                    Some(Ok(delivery)) => self.hand_on(delivery, deliveries),
+                    Some(Err(error)) => return self.broken(Failure::from(&error)).await,
+                    None => return self.broken(Failure::cancelled()).await,
+                },
+                () = changed(&mut publishing) => {}
+            }
+        }
+    }
+
+    fn hand_on(&self, delivery: lapin::message::Delivery, deliveries: &mpsc::UnboundedSender<Delivery>) {
+        let delivery = Delivery {
+            exchange: delivery.exchange.to_string(),
+            routing_key: delivery.routing_key.to_string(),
+            redelivered: delivery.redelivered,
+            properties: incoming(&delivery.properties),
+            body: Bytes::from(delivery.data),
+            received_at: Instant::now(),
+            acker: Acker::new(delivery.delivery_tag, self.settle.clone()),
+        };
+        if let Err(unwanted) = deliveries.send(delivery) {
+            // The subscription was dropped. A stale delivery needs no settling.
+            let _ = unwanted.0.acker.settle(Disposition::Release);
+        }
+    }
+
+    /// From here on nothing of this channel can be settled; closing it gives its deliveries to others at once.
+    async fn broken(self, failure: Failure) -> End {
+        drop(self.settlements);
+        if !failure.connection_lost {
+            close(&self.channel).await;
+        }
+        End::Broken(failure)
+    }
+
+    async fn cancel(mut self, deliveries: &mpsc::UnboundedSender<Delivery>) -> End {
+        let cancelling = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
+        if !matches!(time::timeout(GRACE, cancelling).await, Ok(Ok(()))) {
+            // The channel or its connection is gone, and the consumer with it.
+            close(&self.channel).await;
+            return End::Closed;
+        }
+        // What had arrived before the broker stopped sending.
+        while let Some(Ok(delivery)) = self.consumer.next().await {
+            self.hand_on(delivery, deliveries);
+        }
+        End::Cancelled(Unsettled { channel: self.channel, settlements: self.settlements })
+    }
+}
+
+/// A cancelled channel, kept open for what it has delivered.
+pub(super) struct Unsettled {
+    channel: Channel,
+    settlements: Settlements,
+}
+
+impl Unsettled {
+    /// Returns once everything is settled, or cannot be any longer.
+    pub(super) async fn settle(mut self, link: &mut Link, connection: u64, closing: &CancellationToken) {
+        while link.has(connection) {
+            tokio::select! {
+                () = closing.cancelled() => break,
+                settlement = self.settlements.0.recv() => match settlement {
+                    Some(settlement) if settle(&self.channel, settlement).is_ok() => {}
+                    _ => break,
+                },
+                () = link.changed() => {}
+            }
+        }
+        self.settlements.flush(&self.channel);
+        close(&self.channel).await;
+    }
+}
+
+async fn changed(link: &mut Option<&mut Link>) {
+    match link {
+        Some(link) => link.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A channel that does not close has nothing left to close.
+async fn close(channel: &Channel) {
+    if channel.status().connected() {
+        let _ = time::timeout(GRACE, channel.close(200, "OK".into())).await;
+    }
+}
+
+async fn own_queue(channel: &Channel, exchange: &str) -> Result<ShortString, Failure> {
+    let options = QueueDeclareOptions::exclusive().auto_delete();
+    let declaring = async {
+        let queue = channel.queue_declare("".into(), options, FieldTable::default()).await?;
+        Ok::<_, lapin::Error>(queue.name().clone())
+    };
+    let queue = declaring.await.map_err(|error| Failure::from(&error))?;
+    channel
+        .queue_bind(
+            queue.clone(),
+            checked(exchange)?,
+            "".into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        )
+        .await
+        .map_err(|error| Failure::from(&error))?;
+    Ok(queue)
+}
+
+async fn consume(
+    channel: &Channel,
+    queue: ShortString,
+    prefetch: u16,
+    no_ack: bool,
+) -> Result<Consumer, lapin::Error> {
+    // For this consumer alone: quorum queues know no other limit. Zero would be no limit at all.
+    channel.basic_qos(prefetch.max(1), BasicQosOptions { global: false }).await?;
+    let options = BasicConsumeOptions { no_ack, ..BasicConsumeOptions::default() };
+    channel.basic_consume(queue, "".into(), options, FieldTable::default()).await
+}
+
+type Settlement = (u64, Disposition);
+
+/// Settles by way of the task that owns the channel.
+struct ToChannel(mpsc::UnboundedSender<Settlement>);
+
+impl Settle for ToChannel {
+    fn settle(&self, tag: u64, disposition: Disposition) -> Result<(), StaleDelivery> {
+        self.0.send((tag, disposition)).map_err(|_| {
+            METRICS.stale_settlements.inc();
+            StaleDelivery
+        })
+    }
+
+    fn is_open(&self) -> bool {
+        !self.0.is_closed()
+    }
+}
+
+/// For deliveries that the broker regards as settled when it sends them.
+struct NothingToSettle;
+
+impl Settle for NothingToSettle {
+    fn settle(&self, _tag: u64, _disposition: Disposition) -> Result<(), StaleDelivery> {
+        Ok(())
+    }
+
+    fn is_open(&self) -> bool {
+        true
+    }
+}
+
+/// What is to be settled. Dropped, it refuses the rest.
+struct Settlements(mpsc::UnboundedReceiver<Settlement>);
+
+impl Settlements {
+    /// Sends what was asked for so far.
+    fn flush(&mut self, channel: &Channel) {
+        while let Ok(settlement) = self.0.try_recv() {
+            if settle(channel, settlement).is_err() {
+                METRICS.stale_settlements.inc();
+            }
+        }
+    }
+}
+
+impl Drop for Settlements {
+    fn drop(&mut self) {
+        self.0.close();
+        while self.0.try_recv().is_ok() {
+            METRICS.stale_settlements.inc();
+        }
+    }
+}
+
+/// Queues one settlement for sending, in order. That it was sent is not waited for: if it cannot be, the
+/// channel is over, and its end is seen where deliveries are.
+fn settle(channel: &Channel, (tag, disposition): Settlement) -> Result<(), Failure> {
+    let sent = match disposition {
+        Disposition::Ack => channel.basic_ack(tag, BasicAckOptions::default()).now_or_never(),
+        // Not the message's fault: since RabbitMQ 4.3 this is not counted against its delivery limit.
+        Disposition::Release => {
+            let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+            channel.basic_nack(tag, options).now_or_never()
+        }
+        Disposition::Retry => channel.basic_reject(tag, BasicRejectOptions { requeue: true }).now_or_never(),
+        Disposition::Reject => {
+            channel.basic_reject(tag, BasicRejectOptions { requeue: false }).now_or_never()
+        }
+    };
+    match sent {
+        Some(Err(error)) => Err(Failure::from(&error)),
+        Some(Ok(())) | None => Ok(()),
+    }
+}

@@ -1,0 +1,278 @@
+//! RabbitMQ.
+//!
+//! All input and output runs on a thread of its own, so that busy handlers cannot starve heartbeats. Two
+//! connections, each kept up by a keeper (`connection`): one on which every subscription's supervisor
+//! (`consume`, `deliveries`) has its channel, and one on which a single task publishes (`publish`, `window`,
+//! `confirms`). No other folder names the client library.
+
+mod address;
+mod confirms;
+mod connection;
+mod consume;
+mod declare;
+mod deliveries;
+mod failure;
+mod properties;
+mod publish;
+mod reconnect;
+mod window;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use deadpool_lapin::Object;
+use tokio::runtime::{self, Handle};
+use tokio::sync::{mpsc, watch};
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::address::Address;
+use self::connection::{Access, GRACE, Health, Keeper, Link, LinkState, Purpose};
+use self::consume::Supervisor;
+use self::failure::Failure;
+use self::publish::Lane;
+use self::reconnect::Trouble;
+use super::topology::Topology;
+use super::{
+    BoxFuture, Broker, BrokerError, BrokerStatus, ConsumerState, PublishJob, Publisher, Source, Subscription,
+};
+use crate::config::{AmqpUrl, BrokerConfig};
+
+/// RabbitMQ, over AMQP 0-9-1. Dropping it closes the connections.
+#[derive(Debug)]
+pub struct RabbitBroker {
+    shared: Arc<Shared>,
+    runtime: Handle,
+    consuming: Link,
+    publishing: Link,
+    jobs: mpsc::Sender<PublishJob>,
+}
+
+/// What the tasks of one broker have in common.
+#[derive(Debug)]
+struct Shared {
+    access: Access,
+    /// All addresses, for people.
+    address: String,
+    publish_timeout: Duration,
+    publish_window: usize,
+    max_message_bytes: usize,
+    health: Arc<Health>,
+    consumers: TaskTracker,
+    /// What was last declared, for the day it is gone.
+    declared: Mutex<Option<Topology>>,
+    closing: CancellationToken,
+    closed: CancellationToken,
+}
+
+impl RabbitBroker {
+    /// Checks the settings and returns at once; connecting goes on in the background, for as long as it takes.
+    /// `connection_name` is shown in the broker's management pages.
+    ///
+    /// # Errors
+    /// [`BrokerError::Invalid`] when the settings make no sense. No password appears in it.
+    pub fn connect(config: &BrokerConfig, connection_name: &str) -> Result<Self, BrokerError> {
+        let shared = Arc::new(Shared::new(config, connection_name)?);
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| BrokerError::Invalid(format!("cannot start the broker's runtime: {error}")))?;
+        let handle = runtime.handle().clone();
+        let (jobs, waiting) = mpsc::channel(shared.publish_window);
+        let connections = {
+            let _in_its_runtime = runtime.enter();
+            Connections::new(&shared, waiting)
+        };
+        let (consuming, publishing) = connections.links.clone();
+        let of_thread = shared.clone();
+        std::thread::Builder::new()
+            .name("rabbitmq".to_owned())
+            .spawn(move || {
+                runtime.block_on(connections.run(&of_thread));
+                runtime.shutdown_background();
+            })
+            .map_err(|error| BrokerError::Invalid(format!("cannot start the broker's thread: {error}")))?;
+        Ok(Self { shared, runtime: handle, consuming, publishing, jobs })
+    }
+
+    /// Runs `operation` where the connections live, as soon as there is one.
+    async fn connected<T, F, Fut>(&self, operation: F) -> Result<T, BrokerError>
+    where
+        T: Send + 'static,
+        F: FnOnce(Arc<Object>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, Failure>> + Send,
+    {
+        let (shared, link) = (self.shared.clone(), self.consuming.clone());
+        let task = self.runtime.spawn(async move {
+            let working = async { operation(reach(link, shared.access.connect_timeout).await?).await };
+            match shared.closing.run_until_cancelled(working).await {
+                Some(result) => result.map_err(|failure| failure.into_error(&shared.address)),
+                None => Err(BrokerError::Closed),
+            }
+        });
+        task.await.unwrap_or(Err(BrokerError::Closed))
+    }
+}
+
+impl Broker for RabbitBroker {
+    fn publisher(&self) -> Publisher {
+        Publisher::new(self.jobs.clone())
+    }
+
+    fn subscribe(&self, source: Source, prefetch: u16) -> Subscription {
+        let (deliveries, receiver) = mpsc::unbounded_channel();
+        let (state, watched) = watch::channel(ConsumerState::Connecting("starting".to_owned()));
+        let cancel = CancellationToken::new();
+        let supervisor = Supervisor {
+            shared: self.shared.clone(),
+            source,
+            prefetch,
+            link: self.consuming.clone(),
+            publishing: self.publishing.clone(),
+            deliveries,
+            state,
+            cancel: cancel.clone(),
+        };
+        self.runtime.spawn(self.shared.consumers.track_future(supervisor.run()));
+        Subscription::new(receiver, watched, cancel)
+    }
+
+    fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), BrokerError>> {
+        let wanted = topology.clone();
+        Box::pin(async move {
+            self.connected(|connection| async move { declare::declare(&connection, &wanted).await }).await?;
+            self.shared.remember(topology);
+            Ok(())
+        })
+    }
+
+    fn verify<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<Vec<String>, BrokerError>> {
+        let wanted = topology.clone();
+        Box::pin(self.connected(|connection| async move { declare::missing(&connection, &wanted).await }))
+    }
+
+    fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Option<u64>, BrokerError>> {
+        let queue = queue.to_owned();
+        Box::pin(self.connected(|connection| async move { declare::queue_depth(&connection, &queue).await }))
+    }
+
+    fn status(&self) -> watch::Receiver<BrokerStatus> {
+        self.shared.health.status()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.shared.closing.cancel();
+        Box::pin(self.shared.closed.cancelled())
+    }
+}
+
+impl Drop for RabbitBroker {
+    fn drop(&mut self) {
+        self.shared.closing.cancel();
+    }
+}
+
+impl Shared {
+    fn new(config: &BrokerConfig, connection_name: &str) -> Result<Self, BrokerError> {
+        if config.urls.is_empty() {
+            return Err(BrokerError::Invalid(
+                "broker.urls is empty; expected at least one, such as amqp://guest:guest@127.0.0.1:5672/%2f"
+                    .to_owned(),
+            ));
+        }
+        if let Some(path) = &config.password_file {
+            address::read_password(path)?;
+        }
+        let parse =
+            |(index, url): (usize, &AmqpUrl)| Address::parse(index, url.expose(), config.heartbeat_seconds);
+        let addresses = config.urls.iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
+        let places: Vec<&str> = addresses.iter().map(|address| address.place.as_str()).collect();
+        Ok(Self {
+            address: places.join(", "),
+            access: Access {
+                addresses,
+                password_file: config.password_file.clone(),
+                connect_timeout: Duration::from_millis(config.connect_timeout_ms.max(1)),
+                name: connection_name.to_owned(),
+            },
+            publish_timeout: Duration::from_millis(config.publish_timeout_ms.max(1)),
+            publish_window: config.publish_window.max(1),
+            max_message_bytes: config.max_message_bytes,
+            health: Arc::new(Health::new()),
+            consumers: TaskTracker::new(),
+            declared: Mutex::new(None),
+            closing: CancellationToken::new(),
+            closed: CancellationToken::new(),
+        })
+    }
+
+    fn remember(&self, topology: &Topology) {
+        *self.declared.lock().unwrap_or_else(PoisonError::into_inner) = Some(topology.clone());
+    }
+
+    fn declared(&self) -> Option<Topology> {
+        self.declared.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Everything that runs for one broker, subscriptions aside.
+struct Connections {
+    links: (Link, Link),
+    consuming: (Keeper, CancellationToken),
+    publishing: (Keeper, CancellationToken),
+    lane: Lane,
+}
+
+impl Connections {
+    fn new(shared: &Arc<Shared>, jobs: mpsc::Receiver<PublishJob>) -> Self {
+        let keeper = |purpose| {
+            let close = CancellationToken::new();
+            let (keeper, link) = Keeper::new(purpose, &shared.access, shared.health.clone(), close.clone());
+            ((keeper, close), link)
+        };
+        let (consuming, consuming_link) = keeper(Purpose::Consume);
+        let (publishing, publishing_link) = keeper(Purpose::Publish);
+        let lane = Lane { shared: shared.clone(), link: publishing_link.clone(), jobs };
+        Self { links: (consuming_link, publishing_link), consuming, publishing, lane }
+    }
+
+    async fn run(self, shared: &Shared) {
+        let _closed = shared.closed.clone().drop_guard();
+        let (consumer, stop_consuming) = self.consuming;
+        let (publisher, stop_publishing) = self.publishing;
+        let consumer = tokio::spawn(consumer.run());
+        let publisher = tokio::spawn(publisher.run());
+        let lane = tokio::spawn(self.lane.run());
+        shared.closing.cancelled().await;
+
+        // Consumers first, so that nothing new arrives; the publisher last, so that what is done gets out.
+        shared.consumers.close();
+        let _ = time::timeout(2 * GRACE, shared.consumers.wait()).await;
+        stop_consuming.cancel();
+        let _ = consumer.await;
+        let _ = time::timeout(2 * GRACE, lane).await;
+        stop_publishing.cancel();
+        let _ = publisher.await;
+    }
+}
+
+/// A connection, waiting for one for no longer than connecting may take.
+async fn reach(mut link: Link, limit: Duration) -> Result<Arc<Object>, Failure> {
+    let waiting = async {
+        loop {
+            match link.state() {
+                LinkState::Up(up) => return Ok(up.connection),
+                LinkState::Down(failure) if failure.trouble == Trouble::Refusal => return Err(failure),
+                LinkState::Down(_) => link.changed().await,
+            }
+        }
+    };
+    match time::timeout(limit, waiting).await {
+        Ok(reached) => reached,
+        Err(_) => match link.state() {
+            LinkState::Up(up) => Ok(up.connection),
+            LinkState::Down(failure) => Err(failure),
+        },
+    }
+}

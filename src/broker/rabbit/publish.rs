@@ -1,0 +1,269 @@
+//! The one task that publishes.
+//!
+//! It alone owns the publishing channel: several tasks publishing on one channel get each other's
+//! confirmations. It answers each message with the broker's word, or with why there is none; who asked
+//! publishes again. When the channel breaks it opens another.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+use tokio::time::{self, Instant};
+use tracing::warn;
+
+use super::Shared;
+use super::confirms::reply;
+use super::connection::{GRACE, Link, LinkState};
+use super::declare;
+use super::failure::Failure;
+use super::properties::Outgoing;
+use super::reconnect::{Trouble, pauses};
+use super::window::Window;
+use crate::broker::{PublishError, PublishJob};
+use crate::ops::metrics::METRICS;
+
+pub(super) struct Lane {
+    pub(super) shared: Arc<Shared>,
+    pub(super) link: Link,
+    pub(super) jobs: mpsc::Receiver<PublishJob>,
+}
+
+/// Why a channel is not used any longer.
+enum End {
+    /// The broker is being closed by us.
+    Closing,
+    /// It has too many messages that were never answered: the client keeps each as long as the channel.
+    Worn,
+    /// It is gone. Perhaps a job was taken up too late for it.
+    Lost(Failure, Option<Box<PublishJob>>),
+}
+
+impl Lane {
+    pub(super) async fn run(mut self) {
+        let mut spent = 0;
+        let mut late = None;
+        let mut down_since = Instant::now();
+        let mut pause = pauses(Trouble::Outage);
+        while let Some(mut window) = self.open(spent, down_since, &mut late).await {
+            let end = self.serve(&mut window, late.take()).await;
+            if window.was_useful() {
+                pause = pauses(Trouble::Outage);
+            }
+            match end {
+                End::Closing => {
+                    // What is on its way may still be confirmed.
+                    let _ = time::timeout(GRACE, window.finish()).await;
+                    break;
+                }
+                End::Worn => drop(tokio::spawn(window.finish())),
+                End::Lost(failure, job) => {
+                    window.confirms.fail(&PublishError::Disconnected(failure.text.clone()));
+                    late = job.map(|job| *job);
+                    down_since = Instant::now();
+                    if failure.connection_lost {
+                        spent = window.connection();
+                    } else {
+                        METRICS.reconnects.with_label_values(&[failure.cause]).inc();
+                        warn!(reason = %failure, "RabbitMQ closed the publishing channel; opening another");
+                        let pause = time::sleep(pause.next().unwrap_or_default());
+                        self.shared.closing.run_until_cancelled(pause).await;
+                    }
+                }
+            }
+        }
+        self.jobs.close();
+        while let Some(job) = late.take().or_else(|| self.jobs.try_recv().ok()) {
+            reply(job.confirm, Err(PublishError::Closed));
+        }
+    }
+
+    /// A channel on a connection after number `spent`; `None` when closing. Jobs wait for it, but not longer
+    /// than a confirmation may take.
+    async fn open(
+        &mut self,
+        spent: u64,
+        down_since: Instant,
+        late: &mut Option<PublishJob>,
+    ) -> Option<Window> {
+        let Self { shared, link, jobs } = self;
+        let mut opening = pin!(open_window(shared, link.clone(), spent));
+        let mut patience = pin!(time::sleep_until(down_since + shared.publish_timeout));
+        let mut overdue = false;
+        loop {
+            tokio::select! {
+                () = shared.closing.cancelled() => return None,
+                window = &mut opening => return Some(window),
+                () = &mut patience, if !overdue => {
+                    overdue = true;
+                    if let Some(job) = late.take() {
+                        reply(job.confirm, Err(unavailable(link, shared.publish_timeout)));
+                    }
+                }
+                () = link.changed() => {
+                    if let LinkState::Up(_) = link.state() {
+                        // The channel will follow.
+                        patience.as_mut().reset(Instant::now() + shared.publish_timeout);
+                        overdue = false;
+                    }
+                }
+                Some(job) = jobs.recv(), if overdue => reply(job.confirm, Err(unavailable(link, shared.publish_timeout))),
+            }
+        }
+    }
+
+    async fn serve(&mut self, window: &mut Window, late: Option<PublishJob>) -> End {
+        if let Some(job) = late
+            && let Err(end) = self.publish(window, job).await
+        {
+            return end;
+        }
+        let timeout = self.shared.publish_timeout;
+        // While the broker takes nothing, jobs wait until then.
+        let mut patience = self.link.is_blocked().then(|| Instant::now() + timeout);
+        let mut alarm = pin!(time::sleep(Duration::MAX));
+        let mut alarm_at = None;
+        loop {
+            let due = window.confirms.next_deadline().into_iter().chain(patience).min();
+            if let Some(due) = due
+                && alarm_at.is_none_or(|at| due < at)
+            {
+                alarm.as_mut().reset(due);
+                alarm_at = Some(due);
+            }
+            let refusing = patience.is_some_and(|until| until <= Instant::now());
+            let room = patience.is_none() && window.confirms.in_flight() < self.shared.publish_window;
+            tokio::select! {
+                () = self.shared.closing.cancelled() => return End::Closing,
+                confirmed = window.publishing.select_next_some(), if !window.publishing.is_empty() => {
+                    if let Err(failure) = window.take(confirmed) {
+                        return End::Lost(failure, None);
+                    }
+                }
+                Some(job) = self.jobs.recv(), if refusing || room => {
+                    if refusing {
+                        reply(job.confirm, Err(PublishError::NotConfirmed(timeout)));
+                    } else if let Err(end) = self.publish_waiting(window, job).await {
+                        return end;
+                    }
+                }
+                () = &mut alarm, if alarm_at.is_some() => {
+                    alarm_at = None;
+                    window.confirms.expire(Instant::now());
+                    if patience.is_none() && window.confirms.unanswered() >= self.shared.publish_window {
+                        return End::Worn;
+                    }
+                }
+                () = self.link.changed() => {
+                    if !self.link.has(window.connection()) {
+                        return End::Lost(lost(&self.link), None);
+                    }
+                    patience = match (self.link.is_blocked(), patience) {
+                        (true, None) => Some(Instant::now() + timeout),
+                        (true, since) => since,
+                        (false, _) => None,
+                    };
+                }
+            }
+        }
+    }
+
+    /// Publishes `job`, and the others that wait, as far as the window goes.
+    async fn publish_waiting(&mut self, window: &mut Window, job: PublishJob) -> Result<(), End> {
+        self.publish(window, job).await?;
+        while window.confirms.in_flight() < self.shared.publish_window {
+            let Ok(job) = self.jobs.try_recv() else { break };
+            self.publish(window, job).await?;
+        }
+        Ok(())
+    }
+
+    /// Checks first whatever the broker would close the channel for, which fails every message on its way.
+    async fn publish(&self, window: &mut Window, job: PublishJob) -> Result<(), End> {
+        if !window.is_open() {
+            return Err(End::Lost(lost(&self.link), Some(Box::new(job))));
+        }
+        let PublishJob { message, confirm } = job;
+        let outgoing = match Outgoing::new(message, self.shared.max_message_bytes, window.max_header_bytes())
+        {
+            Ok(outgoing) => outgoing,
+            Err(problem) => {
+                reply(confirm, Err(PublishError::Invalid(problem)));
+                return Ok(());
+            }
+        };
+        if !window.knows(outgoing.exchange.as_str()) {
+            match self.find_exchange(outgoing.exchange.as_str()).await {
+                Ok(true) => window.learn(outgoing.exchange.to_string()),
+                Ok(false) => {
+                    let (exchange, routing_key) =
+                        (outgoing.exchange.to_string(), outgoing.routing_key.to_string());
+                    reply(confirm, Err(PublishError::Unroutable { exchange, routing_key }));
+                    return Ok(());
+                }
+                Err(failure) => {
+                    reply(confirm, Err(PublishError::Disconnected(failure.text.clone())));
+                    return if failure.connection_lost { Err(End::Lost(failure, None)) } else { Ok(()) };
+                }
+            }
+        }
+        window.publish(outgoing, confirm);
+        Ok(())
+    }
+
+    /// Whether an exchange exists. One that was declared here and is gone is declared again.
+    async fn find_exchange(&self, name: &str) -> Result<bool, Failure> {
+        let LinkState::Up(up) = self.link.state() else { return Err(lost(&self.link)) };
+        let looking = async {
+            Ok(declare::exchange_exists(&up.connection, name).await?
+                || declare::restore(&self.shared, &up.connection, name).await?)
+        };
+        let limit = self.shared.publish_timeout;
+        time::timeout(limit, looking)
+            .await
+            .unwrap_or_else(|_| Err(Failure::timeout(&format!("looking for exchange {name:?}"), limit)))
+    }
+}
+
+async fn open_window(shared: &Shared, mut link: Link, mut spent: u64) -> Window {
+    let mut pause = pauses(Trouble::Outage);
+    loop {
+        let up = link.up(spent, |_| {}).await;
+        let limit = shared.access.connect_timeout;
+        let failure = match time::timeout(limit, Window::open(&up, shared.publish_timeout)).await {
+            Ok(Ok(window)) => return window,
+            Ok(Err(error)) => Failure::from(&error),
+            Err(_) => Failure::timeout("opening the publishing channel", limit),
+        };
+        drop(up.connection);
+        if failure.connection_lost {
+            spent = up.number;
+        } else {
+            warn!(reason = %failure, "RabbitMQ opens no publishing channel; trying again");
+            time::sleep(pause.next().unwrap_or_default()).await;
+        }
+    }
+}
+
+/// What is known about the end of the connection.
+fn lost(link: &Link) -> Failure {
+    match link.state() {
+        LinkState::Down(failure) => Failure { connection_lost: true, ..failure },
+        LinkState::Up(_) => Failure {
+            text: "the publishing channel is closed".to_owned(),
+            cause: "channel_closed",
+            trouble: Trouble::Outage,
+            connection_lost: false,
+        },
+    }
+}
+
+/// Why a message was not even sent.
+fn unavailable(link: &Link, waited: Duration) -> PublishError {
+    match link.state() {
+        LinkState::Down(failure) => PublishError::Disconnected(failure.text),
+        LinkState::Up(_) if link.is_blocked() => PublishError::NotConfirmed(waited),
+        LinkState::Up(_) => PublishError::Disconnected("the publishing channel is not open yet".to_owned()),
+    }
+}

@@ -1,0 +1,139 @@
+//! The command line: what it accepts, and which command does it.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
+
+mod demo;
+mod output;
+mod serve;
+mod settings;
+mod tasks;
+mod templates;
+mod topology;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tasker_worker_rust::config::Program;
+use tasker_worker_rust::{Config, Error};
+
+/// Runs workflow steps written in Rust from RabbitMQ.
+///
+/// Exit codes: 0 done, 1 the answer is no (a task failed, something is missing), 64 wrong arguments or
+/// settings, 69 broker, orchestrator or store cannot be reached, 70 a bug, 75 not finished in the given time.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, arg_required_else_help = true)]
+struct Arguments {
+    /// The settings file [default: TASKER_CONFIG, or config/worker.toml or config/orchestrator.toml where present].
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Text for people, or JSON for scripts.
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the five workflows on the embedded broker, with nothing installed.
+    Demo,
+    /// Run a worker with the handlers of the five workflows, until SIGTERM or Ctrl-C.
+    Worker,
+    /// Run the orchestrator, until SIGTERM or Ctrl-C.
+    Orchestrator,
+    /// Start a task.
+    Submit(tasks::Submit),
+    /// Show a task and its steps.
+    Status(tasks::Status),
+    /// Cancel a task: its running steps are told to stop, its waiting ones never start.
+    Cancel(tasks::Cancel),
+    /// Check and draw task templates.
+    #[command(subcommand)]
+    Template(templates::Command),
+    /// Create or check the broker's queues and exchanges.
+    #[command(subcommand)]
+    Topology(topology::Command),
+    /// Check and show the settings.
+    #[command(subcommand)]
+    Config(settings::Command),
+    /// Show which steps have a handler, and which of the templates' steps lack one.
+    Handlers,
+}
+
+/// Where the orchestrator's API is.
+#[derive(Debug, Args)]
+struct Api {
+    /// The orchestrator's address.
+    #[arg(long, env = "ORCHESTRATION_API_URL", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    api_url: String,
+}
+
+/// How a command ended that did what it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Yes,
+    /// The task failed, something is missing.
+    No,
+    /// Not in the given time.
+    NotYet,
+}
+
+/// Parses the arguments, runs the command, prints what went wrong.
+pub(crate) fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no mistakes.
+            let code = if error.use_stderr() { 64 } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match run(&arguments) {
+        Ok(Answer::Yes) => ExitCode::SUCCESS,
+        Ok(Answer::No) => ExitCode::from(1),
+        Ok(Answer::NotYet) => ExitCode::from(75),
+        Err(error) => {
+            let code = error.exit_code();
+            match arguments.output {
+                Output::Text => eprintln!("error: {error}"),
+                Output::Json => {
+                    eprintln!("{}", serde_json::json!({ "error": error.to_string(), "exit_code": code }))
+                }
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<Answer, Error> {
+    let load = |program| Config::load_file(arguments.config.as_deref(), program);
+    let output = arguments.output;
+    match &arguments.command {
+        Command::Demo => demo::run(output),
+        Command::Worker => serve::worker(load(Program::Worker)?),
+        Command::Orchestrator => serve::orchestrator(load(Program::Orchestrator)?),
+        Command::Submit(submit) => block_on(submit.run(output)),
+        Command::Status(status) => block_on(status.run(output)),
+        Command::Cancel(cancel) => block_on(cancel.run(output)),
+        Command::Template(command) => command.run(output),
+        Command::Topology(command) => block_on(command.run(load(Program::Worker)?, output)),
+        Command::Config(command) => command.run(arguments.config.as_deref(), output),
+        Command::Handlers => templates::handlers(load(Program::Worker)?, output),
+    }
+}
+
+/// Runs a short command's future.
+fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("the system gives the process a timer and an event queue")
+        .block_on(future)
+}

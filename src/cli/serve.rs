@@ -1,0 +1,52 @@
+//! `worker` and `orchestrator`: the programs that run until they are told to stop.
+
+use std::sync::Arc;
+
+use tasker_worker_rust::broker::Broker;
+use tasker_worker_rust::broker::rabbit::RabbitBroker;
+use tasker_worker_rust::catalog::Catalog;
+use tasker_worker_rust::orchestrator::{Orchestrator, api};
+use tasker_worker_rust::{Config, Error, RustWorker, ops, workflows};
+use tracing::info;
+
+use super::Answer;
+
+pub(super) fn worker(config: Config) -> Result<Answer, Error> {
+    ops::logging::init(&config.log)?;
+    let mut worker = RustWorker::new(config);
+    for namespace in workflows::all() {
+        worker = worker.namespace(namespace);
+    }
+    worker.run_blocking()?;
+    Ok(Answer::Yes)
+}
+
+pub(super) fn orchestrator(config: Config) -> Result<Answer, Error> {
+    ops::logging::init(&config.log)?;
+    let runtime = tokio::runtime::Runtime::new().expect("the system gives the process threads");
+    runtime.block_on(orchestrate(config))?;
+    Ok(Answer::Yes)
+}
+
+async fn orchestrate(config: Config) -> Result<(), Error> {
+    let signals = ops::shutdown::signals()?;
+    let settings = &config.orchestrator;
+    let catalog = Catalog::load(&settings.template_directory, Some(&config.environment))?;
+    let _watching = if settings.auto_reload { Some(catalog.watch()?) } else { None };
+    let broker: Arc<dyn Broker> = Arc::new(RabbitBroker::connect(&config.broker, "orchestrator")?);
+    let orchestrator = Orchestrator::start(&config, broker.clone(), catalog).await?;
+    let router = api::router(orchestrator.clone(), settings);
+    let server = ops::http::serve(&settings.listen_address, "orchestrator.listen_address", router).await?;
+    signals.graceful.cancelled().await;
+    info!("stopping: finishing what has been received");
+    let orderly = async {
+        server.stop().await;
+        orchestrator.shutdown().await;
+        broker.close().await;
+    };
+    tokio::select! {
+        () = orderly => info!("stopped"),
+        () = signals.immediate.cancelled() => info!("stopped at once; what was unfinished is resumed at the next start"),
+    }
+    Ok(())
+}

@@ -1,0 +1,303 @@
+//! Every setting: its type, its range and its default, once. Nothing outside `config/` reads the environment.
+//!
+//! A value comes from, later ones winning:
+//!
+//! 1. the defaults below;
+//! 2. one TOML file: the one given to [`Config::load_file`], else the one named by `TASKER_CONFIG`, else
+//!    `config/worker.toml` or `config/orchestrator.toml` where it exists;
+//! 3. `TASKER__SECTION__KEY`, such as `TASKER__BROKER__DELAY_LADDER__RUNGS=10`; lists are comma-separated
+//!    or TOML;
+//! 4. the short names `RABBITMQ_URL`, `DATABASE_URL` (the orchestrator's alone), `ORCHESTRATION_API_URL`,
+//!    `TASKER_ENV`, `TASKER_WORKER_ID` and `RUST_LOG`, where they are not empty. `RABBITMQ_URL_FILE` and
+//!    `DATABASE_URL_FILE` name a file with the value instead.
+
+mod check;
+mod document;
+mod load;
+mod secret;
+mod setting;
+mod show;
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use load::{Program, Sources};
+pub use secret::AmqpUrl;
+
+pub use crate::broker::topology::QueueKind;
+
+use crate::broker::topology::Names;
+use crate::retry::Ladder;
+pub(crate) use check::log_filter;
+
+use check::Rule;
+use setting::{Setting, settings};
+
+/// All settings of a worker and of an orchestrator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Names the installation, such as `production`: chooses the overrides in task templates.
+    pub environment: String,
+    /// The worker.
+    pub worker: WorkerConfig,
+    /// The orchestrator.
+    pub orchestrator: OrchestratorConfig,
+    /// The connections to RabbitMQ, and the names of its queues.
+    pub broker: BrokerConfig,
+    /// The log.
+    pub log: LogConfig,
+    /// Where the values came from. Two configurations are equal whatever this says.
+    #[serde(skip)]
+    pub sources: Sources,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            environment: "development".to_owned(),
+            worker: WorkerConfig::default(),
+            orchestrator: OrchestratorConfig::default(),
+            broker: BrokerConfig::default(),
+            log: LogConfig::default(),
+            sources: Sources::default(),
+        }
+    }
+}
+
+impl Config {
+    /// The name this worker goes by: the setting, else the host's name and the process id.
+    pub fn worker_id(&self) -> String {
+        match &self.worker.worker_id {
+            Some(id) => id.clone(),
+            None => format!("{}-{}", host_name(), std::process::id()),
+        }
+    }
+
+    /// The broker's delay queues.
+    ///
+    /// # Panics
+    /// When the settings were not checked and make no ladder.
+    pub fn ladder(&self) -> Ladder {
+        let ladder = &self.broker.delay_ladder;
+        Ladder::new(Duration::from_millis(ladder.first_ms), ladder.ratio, ladder.rungs)
+    }
+
+    /// The names of the broker's queues and exchanges.
+    pub fn names(&self) -> Names {
+        Names::new(&self.broker.prefix)
+    }
+
+    /// Every setting with its present value, in the order of the structs.
+    fn settings(&self) -> Vec<Setting> {
+        let mut all = vec![Setting::new(
+            "environment",
+            &["Names the installation, such as production: chooses the overrides in task templates."],
+            Rule::Name,
+            &self.environment,
+        )];
+        self.worker.collect("worker", &mut all);
+        self.orchestrator.collect("orchestrator", &mut all);
+        self.broker.collect("broker", &mut all);
+        self.log.collect("log", &mut all);
+        all
+    }
+}
+
+/// The name of this host: `HOSTNAME`, which containers set, else the system's.
+#[expect(clippy::disallowed_methods, reason = "this is the place where the environment is read")]
+pub fn host_name() -> &'static str {
+    static NAME: LazyLock<String> = LazyLock::new(|| {
+        std::env::var("HOSTNAME")
+            .or_else(|_| std::fs::read_to_string("/proc/sys/kernel/hostname"))
+            .map(|name| name.trim().to_owned())
+            .ok()
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| "localhost".to_owned())
+    });
+    &NAME
+}
+
+// Each line: type, default, rule. A setting's text is its documentation and its comment in the files.
+settings! {
+    /// `[worker]`
+    WorkerConfig {
+        /// Shown in `/status` and in the info metric.
+        worker_type: String = "rust_native".to_owned(), Rule::Name;
+        /// Names this worker in results and logs; empty for host name and process id.
+        worker_id: Option<String> = None, Rule::Optional(&Rule::Text);
+        /// The namespaces to serve; empty for all that have handlers.
+        namespaces: Vec<String> = Vec::new(), Rule::Namespaces;
+        /// Steps that run at once, and deliveries held per namespace.
+        max_concurrent_steps: u16 = 100, Rule::Integer(1, 65_535);
+        /// Steps per second this worker is meant to reach: exported beside the measured rate, for alerts.
+        performance_target_steps_per_second: u32 = 1_000, Rule::Integer(0, 1_000_000_000);
+        /// How long a step may run whose template gives no timeout.
+        step_timeout_seconds: u64 = 300, Rule::Integer(1, 2_592_000);
+        /// Where health and status are served.
+        health_address: String = "0.0.0.0:8081".to_owned(), Rule::Address;
+        /// The orchestrator's API, where the worker registers its templates at start; empty for not at all.
+        orchestration_api_url: Option<String> = None, Rule::Optional(&Rule::Http);
+    } {
+        /// The runtime handlers run on.
+        rust_runtime: RuntimeConfig;
+        /// The templates this worker has handlers for.
+        task_templates: TemplatesConfig;
+        /// What is measured.
+        metrics: MetricsConfig;
+        /// Retries.
+        retry: RetryConfig;
+        /// Shutdown.
+        shutdown: ShutdownConfig;
+    }
+
+    /// `[worker.rust_runtime]`
+    RuntimeConfig {
+        /// false: the settings below are not used, and tokio's own defaults are.
+        enabled: bool = true, Rule::Bool;
+        /// Threads that run handlers; 0 for one per core.
+        tokio_worker_threads: usize = 8, Rule::Integer(0, 1_024);
+        /// "multi_threaded", or "current_thread" for one thread.
+        async_runtime: RuntimeKind = RuntimeKind::MultiThreaded, Rule::OneOf(&["multi_threaded", "current_thread"]);
+        /// Stack of each of these threads, in units of 1024 bytes.
+        stack_size_kb: usize = 2_048, Rule::Integer(64, 1_048_576);
+    }
+
+    /// `[worker.task_templates]`
+    TemplatesConfig {
+        /// Where the YAML files are.
+        template_directory: PathBuf = PathBuf::from("config/workflows"), Rule::Text;
+        /// Read changed files again without a restart.
+        auto_reload: bool = true, Rule::Bool;
+        /// Refuse to start when a template's step in a served namespace has no handler.
+        validation_enabled: bool = true, Rule::Bool;
+    }
+
+    /// `[worker.metrics]`
+    MetricsConfig {
+        /// Serve /metrics on prometheus_port, and beside the health endpoints.
+        prometheus_enabled: bool = true, Rule::Bool;
+        /// The port for metrics alone; 0 for any free one.
+        prometheus_port: u16 = 9_091, Rule::Integer(0, 65_535);
+        /// Measure the rate of finished steps.
+        performance_monitoring: bool = true, Rule::Bool;
+        /// Measure waiting, run and confirm times per step.
+        step_timing_enabled: bool = true, Rule::Bool;
+        /// Measure the process's memory.
+        memory_monitoring: bool = true, Rule::Bool;
+    }
+
+    /// `[worker.retry]`
+    RetryConfig {
+        /// Spread retries over the two neighbouring delays, so that steps that failed together do not return together.
+        jitter: bool = true, Rule::Bool;
+        /// The longest pause between two tries to publish a result that the broker did not confirm.
+        publish_max_pause_ms: u64 = 10_000, Rule::Integer(1, 3_600_000);
+    }
+
+    /// `[worker.shutdown]`
+    ShutdownConfig {
+        /// How long running steps may go on after the first signal.
+        shutdown_timeout_seconds: u64 = 5, Rule::Integer(0, 86_400);
+    }
+
+    /// `[orchestrator]`
+    OrchestratorConfig {
+        /// Where the API is served.
+        listen_address: String = "0.0.0.0:8080".to_owned(), Rule::Address;
+        /// The store: sqlite:PATH.
+        database_url: String = "sqlite:tasker.sqlite".to_owned(), Rule::Database;
+        /// Where the YAML files are.
+        template_directory: PathBuf = PathBuf::from("config/workflows"), Rule::Text;
+        /// Read changed files again without a restart.
+        auto_reload: bool = true, Rule::Bool;
+        /// Results applied in one transaction, at most.
+        apply_batch: usize = 256, Rule::Integer(1, 65_536);
+        /// A request is published again when its result is this long overdue.
+        overdue_after_seconds: u64 = 60, Rule::Integer(1, 2_592_000);
+        /// Larger requests are refused.
+        max_body_bytes: usize = 4 << 20, Rule::Integer(1 << 10, 128 << 20);
+        /// Requests that take longer are answered with 408.
+        request_timeout_ms: u64 = 30_000, Rule::Integer(1, 3_600_000);
+    }
+
+    /// `[broker]`
+    BrokerConfig {
+        /// AMQP addresses, tried in turn; special characters of a password as %XX.
+        urls: Vec<AmqpUrl> = vec!["amqp://guest:guest@127.0.0.1:5672/%2f".into()], Rule::AmqpUrls;
+        /// A file with the password, read at every connect; wins over the one in the address. Empty for none.
+        password_file: Option<PathBuf> = None, Rule::Optional(&Rule::Text);
+        /// What every exchange's and queue's name starts with.
+        prefix: String = "tasker".to_owned(), Rule::Prefix;
+        /// How queues are kept: "quorum" (replicated, counts redeliveries) or "classic" (on one node).
+        queue_kind: QueueKind = QueueKind::Quorum, Rule::OneOf(&["quorum", "classic"]);
+        /// "declare": create missing queues and exchanges at start; "verify": only look, not ready while some are missing.
+        topology: TopologyMode = TopologyMode::Declare, Rule::OneOf(&["declare", "verify"]);
+        /// Silence on a connection for twice this long is an outage.
+        heartbeat_seconds: u16 = 10, Rule::Integer(1, 65_535);
+        /// How long connecting may take.
+        connect_timeout_ms: u64 = 10_000, Rule::Integer(1, 3_600_000);
+        /// How long the broker may take to confirm a message.
+        publish_timeout_ms: u64 = 10_000, Rule::Integer(1, 3_600_000);
+        /// Messages waiting for their confirmation at once.
+        publish_window: usize = 256, Rule::Integer(1, 65_535);
+        /// Larger requests are refused, larger results fail their step. Stay below the broker's own limit.
+        max_message_bytes: usize = 8 << 20, Rule::Integer(1 << 10, 128 << 20);
+    } {
+        /// The delay queues.
+        delay_ladder: LadderConfig;
+    }
+
+    /// `[broker.delay_ladder]`: the same for everybody on one broker.
+    LadderConfig {
+        /// The shortest delay.
+        first_ms: u64 = 500, Rule::Integer(1, 86_400_000);
+        /// How much longer each delay is than the one before.
+        ratio: f64 = 2.0, Rule::Number(1.0, 1_000.0);
+        /// How many delays there are.
+        rungs: u32 = 14, Rule::Integer(1, 32);
+    }
+
+    /// `[log]`
+    LogConfig {
+        /// "json" for machines, "text" for people, "auto" for text on a terminal and JSON elsewhere.
+        format: LogFormat = LogFormat::Auto, Rule::OneOf(&["auto", "json", "text"]);
+        /// What is logged, in the syntax of RUST_LOG, which wins.
+        level: String = "info".to_owned(), Rule::Filter;
+    }
+}
+
+/// `worker.rust_runtime.async_runtime`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuntimeKind {
+    /// `tokio_worker_threads` threads.
+    MultiThreaded,
+    /// One thread.
+    CurrentThread,
+}
+
+/// `broker.topology`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TopologyMode {
+    /// Create missing queues and exchanges at start.
+    Declare,
+    /// Check that they are there; not ready while they are not.
+    Verify,
+}
+
+/// `log.format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// Readable lines.
+    Text,
+}

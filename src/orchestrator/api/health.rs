@@ -1,0 +1,117 @@
+//! `/health` and `/metrics`: what probes and operators ask.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderName, header};
+use jiff::Timestamp;
+
+use super::Api;
+use super::error::ApiError;
+use crate::api::{HealthCheck, HealthInfo, HealthResponse};
+use crate::broker::{BrokerStatus, ConsumerState};
+use crate::ops::metrics::{CONTENT_TYPE, METRICS};
+use crate::orchestrator::Health;
+
+const HEALTHY: &str = "healthy";
+const DEGRADED: &str = "degraded";
+const UNHEALTHY: &str = "unhealthy";
+
+/// The process answers.
+pub(super) async fn healthy() -> Json<HealthResponse> {
+    Json(bare(HEALTHY))
+}
+
+/// The process answers; looks at nothing, so that no outage elsewhere gets it restarted.
+pub(super) async fn live() -> Json<HealthResponse> {
+    Json(bare("alive"))
+}
+
+/// 200 while tasks can be accepted, 503 otherwise. Without the broker they can: what has to be sent waits
+/// in the store, and people can still look at their tasks.
+pub(super) async fn ready(State(api): State<Api>) -> Result<Json<HealthResponse>, ApiError> {
+    let checks = checks(&api).await;
+    let failing = |(name, check): (&String, &HealthCheck)| {
+        (check.status == UNHEALTHY).then(|| format!("{name}: {}", check.message.as_deref().unwrap_or("?")))
+    };
+    let failures: Vec<String> = checks.iter().filter_map(failing).collect();
+    if failures.is_empty() {
+        return Ok(Json(HealthResponse { checks, info: Some(info(&api)), ..bare("ready") }));
+    }
+    Err(ApiError::unavailable(format_args!("not ready: {}", failures.join("; ")), checks))
+}
+
+/// The same, always answered with 200: for people.
+pub(super) async fn detailed(State(api): State<Api>) -> Json<HealthResponse> {
+    let checks = checks(&api).await;
+    let status = if checks.values().all(|check| check.status == HEALTHY) { HEALTHY } else { DEGRADED };
+    Json(HealthResponse { checks, info: Some(info(&api)), ..bare(status) })
+}
+
+/// Every metric, in Prometheus's text format.
+pub(super) async fn metrics() -> ([(HeaderName, &'static str); 1], String) {
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], METRICS.render())
+}
+
+fn bare(status: &str) -> HealthResponse {
+    HealthResponse {
+        status: status.to_owned(),
+        timestamp: Timestamp::now(),
+        checks: BTreeMap::new(),
+        info: None,
+    }
+}
+
+async fn checks(api: &Api) -> BTreeMap<String, HealthCheck> {
+    let Health { store_problem, broker, topology_problem, consumer, stopping } = api.orchestrator.health();
+    let broker = match broker {
+        BrokerStatus::Connected => None,
+        BrokerStatus::Connecting(why) => Some(format!("not connected: {why}")),
+        BrokerStatus::Blocked(why) => Some(format!("takes no messages: {why}")),
+        BrokerStatus::Closed => Some("closed".to_owned()),
+    };
+    let consumer = match consumer {
+        Some(ConsumerState::Consuming) => None,
+        Some(ConsumerState::Connecting(why)) => Some(why),
+        Some(ConsumerState::Draining | ConsumerState::Stopped) => Some("stopped".to_owned()),
+        None => Some("the queues are not in place yet".to_owned()),
+    };
+    let broken = api.orchestrator.catalog().problems();
+    let templates = (!broken.is_empty()).then(|| broken.join("; "));
+    let mut checks = BTreeMap::from([
+        ("broker".to_owned(), check(broker, DEGRADED)),
+        ("queues".to_owned(), check(topology_problem, DEGRADED)),
+        ("results".to_owned(), check(consumer, DEGRADED)),
+        ("store".to_owned(), store(api, store_problem).await),
+        ("templates".to_owned(), check(templates, DEGRADED)),
+    ]);
+    if stopping {
+        checks.insert("orchestrator".to_owned(), check(Some("shutting down".to_owned()), UNHEALTHY));
+    }
+    checks
+}
+
+/// A part without a problem is healthy; one with a problem is as bad as `otherwise` says.
+fn check(problem: Option<String>, otherwise: &str) -> HealthCheck {
+    let status = if problem.is_none() { HEALTHY } else { otherwise };
+    HealthCheck { status: status.to_owned(), message: problem, duration_ms: 0 }
+}
+
+/// Whether the store takes changes, which the orchestrator knows, and answers, which is tried now. A store
+/// that does not answer at all ends in the request's time limit.
+async fn store(api: &Api, problem: Option<String>) -> HealthCheck {
+    let started = Instant::now();
+    let answer = sqlx::query("SELECT 1 FROM tasks LIMIT 1").execute(api.orchestrator.store().readers()).await;
+    let problem = problem.or(answer.err().map(|error| error.to_string()));
+    HealthCheck { duration_ms: started.elapsed().as_millis() as u64, ..check(problem, UNHEALTHY) }
+}
+
+fn info(api: &Api) -> HealthInfo {
+    HealthInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        templates: api.orchestrator.catalog().all().len(),
+        database_pool_size: api.orchestrator.store().readers().size(),
+    }
+}

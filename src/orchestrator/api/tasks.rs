@@ -1,0 +1,137 @@
+//! `/v1/tasks`: submit, list, look at, wait for and cancel tasks.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::{HeaderName, Method, StatusCode, Uri, header};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::error::{ApiError, JsonBody, Search, Segments, task_uuid};
+use super::{Api, templates};
+use crate::api::{TASK_STATES, TaskListResponse, TaskQuery, TaskRequest, TaskResponse};
+use crate::orchestrator::{CancelError, SubmitError, queries};
+
+/// The route of one task.
+pub(super) const ONE: &str = "/v1/tasks/{task_uuid}";
+
+/// What metrics call that route when the client asked to wait.
+pub(super) const WAITING: &str = "/v1/tasks/{task_uuid}?wait";
+
+/// The longest wait of one request.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+type Created = (StatusCode, [(HeaderName, String); 1], Json<TaskResponse>);
+
+pub(super) async fn submit(
+    State(api): State<Api>,
+    JsonBody(request): JsonBody<TaskRequest>,
+) -> Result<Created, ApiError> {
+    let task_uuid = api.orchestrator.submit(request).await.map_err(|error| match error {
+        SubmitError::UnknownTemplate { namespace, name, version } => {
+            templates::unknown(api.orchestrator.catalog(), &namespace, &name, &version)
+        }
+        SubmitError::Duplicate { task_uuid } => ApiError::duplicate(task_uuid),
+        SubmitError::Invalid(problem) => ApiError::bad_request(problem),
+        SubmitError::Store(error) => api.store_failed(&error),
+    })?;
+    let mut task = read(&api, task_uuid).await?;
+    task.step_count = Some(task.steps.len());
+    task.step_mapping =
+        Some(task.steps.iter().map(|step| (step.name.clone(), step.workflow_step_uuid)).collect());
+    let location = [(header::LOCATION, format!("/v1/tasks/{task_uuid}"))];
+    Ok((StatusCode::CREATED, location, Json(task)))
+}
+
+pub(super) async fn list(
+    State(api): State<Api>,
+    Search(mut query): Search<TaskQuery>,
+) -> Result<Json<TaskListResponse>, ApiError> {
+    let (page, per_page) = (query.page.unwrap_or(1), query.per_page.unwrap_or(25));
+    if page == 0 {
+        return Err(ApiError::bad_request("page is 0; the first page is 1"));
+    }
+    if !(1..=100).contains(&per_page) {
+        return Err(ApiError::bad_request(format_args!("per_page is {per_page}; expected 1 to 100")));
+    }
+    query.status = query.status.as_deref().map(task_state).transpose()?;
+    Ok(Json(queries::tasks(api.orchestrator.store().readers(), &query, page, per_page).await?))
+}
+
+/// A state in any of the spellings clients of the public API use.
+fn task_state(word: &str) -> Result<String, ApiError> {
+    let state = match word.to_ascii_lowercase().as_str() {
+        "in_progress" => "steps_in_process".to_owned(),
+        "completed" => "complete".to_owned(),
+        state => state.to_owned(),
+    };
+    if TASK_STATES.contains(&state.as_str()) {
+        return Ok(state);
+    }
+    let states = TASK_STATES.join(", ");
+    Err(ApiError::bad_request(format_args!(
+        "status {word:?} is no state of a task; expected one of {states}"
+    )))
+}
+
+#[derive(Deserialize)]
+pub(super) struct Waiting {
+    /// In seconds; fractions are fine.
+    wait: Option<f64>,
+}
+
+impl Waiting {
+    /// `None` for what is no time. Not a number and infinity are none either.
+    fn duration(&self) -> Option<Duration> {
+        let wait = Duration::try_from_secs_f64(self.wait.unwrap_or(0.0)).ok()?;
+        Some(wait.min(LONGEST_WAIT))
+    }
+}
+
+/// How long a request may take on top of the usual limit.
+pub(super) fn requested_wait(method: &Method, route: &str, uri: &Uri) -> Duration {
+    if method != Method::GET || route != ONE {
+        return Duration::ZERO;
+    }
+    let waiting = Query::<Waiting>::try_from_uri(uri).ok();
+    waiting.and_then(|Query(waiting)| waiting.duration()).unwrap_or_default()
+}
+
+pub(super) async fn one(
+    State(api): State<Api>,
+    Segments(segment): Segments<String>,
+    Search(waiting): Search<Waiting>,
+) -> Result<Json<TaskResponse>, ApiError> {
+    let task_uuid = task_uuid(&segment)?;
+    let wait = waiting
+        .duration()
+        .ok_or_else(|| ApiError::bad_request("wait is no time; expected seconds, 0 to 60"))?;
+    if !wait.is_zero() {
+        // The end of the wait is no failure: the task is answered as it is by then.
+        if let Ok(end) = tokio::time::timeout(wait, api.orchestrator.finished(task_uuid)).await {
+            end.map_err(|error| api.store_failed(&error))?.ok_or_else(|| ApiError::no_task(task_uuid))?;
+        }
+    }
+    Ok(Json(read(&api, task_uuid).await?))
+}
+
+pub(super) async fn cancel(
+    State(api): State<Api>,
+    Segments(segment): Segments<String>,
+) -> Result<Json<TaskResponse>, ApiError> {
+    let task_uuid = task_uuid(&segment)?;
+    api.orchestrator.cancel(task_uuid).await.map_err(|error| match error {
+        CancelError::NotFound => ApiError::no_task(task_uuid),
+        CancelError::Finished(state) => ApiError::bad_request(format_args!(
+            "task {task_uuid} is finished (its state is {state}); only unfinished tasks can be cancelled"
+        )),
+        CancelError::Store(error) => api.store_failed(&error),
+    })?;
+    Ok(Json(read(&api, task_uuid).await?))
+}
+
+async fn read(api: &Api, task_uuid: Uuid) -> Result<TaskResponse, ApiError> {
+    let task = queries::task(api.orchestrator.store().readers(), task_uuid).await?;
+    task.ok_or_else(|| ApiError::no_task(task_uuid))
+}

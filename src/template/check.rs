@@ -1,0 +1,208 @@
+//! Whether the steps of a template form a workflow; every reason why not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value as JsonValue;
+
+use super::fields::{At, Notes, did_you_mean};
+use super::raw::RawTemplate;
+use super::step::RawStep;
+use super::{StepTemplate, Template, dag};
+use crate::message::{HandlerSpec, Json, is_namespace};
+use crate::retry::RetryPolicy;
+
+/// Names travel in short strings, which end at 255 bytes.
+const LONGEST_NAME: usize = 255;
+const DEFAULT_ATTEMPTS: u32 = 3;
+
+/// The template; right only when no mistake was noted.
+pub(super) fn template(raw: RawTemplate, notes: &mut Notes) -> Template {
+    let namespace = namespace(raw.namespace, notes);
+    let name = name(raw.name, notes);
+    let version = version(raw.version, notes);
+    names(&raw.steps, notes);
+    references(&raw.steps, notes);
+    compensations(&raw.steps, notes);
+    cycles(&raw.steps, notes);
+    let steps = raw.steps.into_iter().map(|raw| step(raw, notes)).collect();
+    Template { namespace, name, version, description: raw.description, input_schema: raw.input_schema, steps }
+}
+
+fn namespace(field: Option<At<String>>, notes: &mut Notes) -> String {
+    let Some(at) = field else { return String::new() };
+    if !is_namespace(&at.value) {
+        let text = format!("namespace {:?} is not 1 to 64 characters of A-Z a-z 0-9 _ -", at.value);
+        notes.mistake(at.line, text);
+    }
+    at.value
+}
+
+fn name(field: Option<At<String>>, notes: &mut Notes) -> String {
+    let Some(at) = field else { return String::new() };
+    if at.value.len() > LONGEST_NAME {
+        let text = format!("name is {} bytes long; at most {LONGEST_NAME} are allowed", at.value.len());
+        notes.mistake(at.line, text);
+    }
+    at.value
+}
+
+fn version(field: Option<At<String>>, notes: &mut Notes) -> String {
+    let Some(at) = field else { return String::new() };
+    if !is_version(&at.value) {
+        notes.mistake(at.line, format!("version {:?} is not of the form x.y.z, such as 1.0.0", at.value));
+    }
+    at.value
+}
+
+/// Semantic versions: three numbers, and perhaps `-pre.release` or `+build`.
+fn is_version(version: &str) -> bool {
+    let (core, suffix) = match version.find(['-', '+']) {
+        Some(at) => (&version[..at], Some(&version[at + 1..])),
+        None => (version, None),
+    };
+    let number = |part: &str| {
+        (part == "0" || !part.starts_with('0'))
+            && part.len() <= 19
+            && !part.is_empty()
+            && part.bytes().all(|b| b.is_ascii_digit())
+    };
+    let word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    core.split('.').count() == 3
+        && core.split('.').all(number)
+        && suffix.is_none_or(|suffix| suffix.split(['.', '+']).all(word))
+}
+
+fn names(steps: &[RawStep], notes: &mut Notes) {
+    let mut first: BTreeMap<&str, Option<u64>> = BTreeMap::new();
+    for step in steps {
+        let At { value: name, line } = &step.name;
+        if name.trim().is_empty() {
+            notes.mistake(*line, "a step's name is empty; name it by what it does");
+        } else if name.len() > LONGEST_NAME {
+            let start: String = name.chars().take(20).collect();
+            let text = format!(
+                "step \"{start}…\": its name is {} bytes long; at most {LONGEST_NAME} are allowed",
+                name.len()
+            );
+            notes.mistake(*line, text);
+        } else if let Some(earlier) = first.get(name.as_str()) {
+            let also = earlier.map(|line| format!(" (first on line {line})")).unwrap_or_default();
+            notes.mistake(*line, format!("step {name:?} is there twice{also}; names must differ"));
+        } else {
+            first.insert(name, *line);
+        }
+    }
+}
+
+fn references(steps: &[RawStep], notes: &mut Notes) {
+    let known: BTreeSet<&str> = steps.iter().map(|step| step.name.value.as_str()).collect();
+    let undoing: BTreeSet<&str> =
+        steps.iter().filter(|step| step.compensates.is_some()).map(|step| step.name.value.as_str()).collect();
+    for step in steps {
+        let name = &step.name.value;
+        let mut mistake = |line, text: String| notes.mistake(line, format!("step {name:?}: {text}"));
+        for At { value: on, line } in &step.dependencies {
+            if on == name {
+                mistake(*line, "depends on itself; remove that dependency".to_owned());
+            } else if undoing.contains(on.as_str()) {
+                let text = format!("depends on {on:?}, which undoes another step; nothing can wait for that");
+                mistake(*line, text);
+            } else if !known.contains(on.as_str()) {
+                let others = known.difference(&undoing).copied().filter(|other| other != name);
+                let hint = did_you_mean(on, others);
+                mistake(*line, format!("depends on {on:?}, which is no step of this template; {hint}"));
+            }
+        }
+    }
+}
+
+fn compensations(steps: &[RawStep], notes: &mut Notes) {
+    let mut undone_by: BTreeMap<&str, &str> = BTreeMap::new();
+    for step in steps {
+        let (name, Some(At { value: target, line })) = (&step.name.value, &step.compensates) else {
+            continue;
+        };
+        let mut mistake = |text: String| notes.mistake(*line, format!("step {name:?}: {text}"));
+        if !step.dependencies.is_empty() {
+            mistake(format!(
+                "compensates {target:?} and has dependencies; it runs when the task fails, so remove them"
+            ));
+        }
+        if target == name {
+            mistake("compensates itself; name the step it undoes".to_owned());
+            continue;
+        }
+        match steps.iter().find(|step| step.name.value == *target) {
+            None => {
+                let forward = steps.iter().filter(|step| step.compensates.is_none());
+                let hint = did_you_mean(target, forward.map(|step| step.name.value.as_str()));
+                mistake(format!("compensates {target:?}, which is no step of this template; {hint}"));
+            }
+            Some(found) if found.compensates.is_some() => {
+                mistake(format!("compensates {target:?}, which undoes a step itself; that cannot be undone"));
+            }
+            Some(_) => {
+                if let Some(earlier) = undone_by.insert(target, name) {
+                    mistake(format!("compensates {target:?}, which {earlier:?} does already; keep one"));
+                }
+            }
+        }
+    }
+}
+
+fn cycles(steps: &[RawStep], notes: &mut Notes) {
+    let names: Vec<&str> = steps.iter().map(|step| step.name.value.as_str()).collect();
+    let dependencies = |index: usize| steps[index].dependencies.iter().map(|on| on.value.as_str());
+    for cycle in dag::cycles(&names, &dependencies) {
+        let path: Vec<&str> = cycle.iter().chain(cycle.first()).map(|index| names[*index]).collect();
+        let next = path[1];
+        let line = steps[cycle[0]].dependencies.iter().find(|on| on.value == next).and_then(|on| on.line);
+        let text = format!(
+            "steps wait for each other in a circle: {} (each waits for the next); remove one dependency",
+            path.join(" -> ")
+        );
+        notes.mistake(line, text);
+    }
+}
+
+fn step(raw: RawStep, notes: &mut Notes) -> StepTemplate {
+    let name = raw.name.value;
+    let mut seen = BTreeSet::new();
+    let dependencies =
+        raw.dependencies.into_iter().map(|on| on.value).filter(|on| seen.insert(on.clone())).collect();
+    let default = RetryPolicy::default();
+    let base_ms = raw.base_ms.as_ref().map_or(default.base_ms, |at| at.value);
+    let max_ms = match (&raw.base_ms, &raw.max_ms) {
+        (_, None) => default.max_ms.max(base_ms),
+        // Only the longest delay was said: the first one gives way.
+        (None, Some(max)) => max.value,
+        (Some(base), Some(max)) => {
+            if base.value > max.value {
+                let text = format!(
+                    "step {name:?}: the first delay of {} ms is above the longest of {} ms; lower the first or raise the longest",
+                    base.value, max.value
+                );
+                notes.mistake(max.line, text);
+            }
+            max.value
+        }
+    };
+    StepTemplate {
+        handler: HandlerSpec {
+            callable: raw.callable.filter(|callable| !callable.is_empty()).unwrap_or_else(|| name.clone()),
+            initialization: Json::from(JsonValue::Object(raw.initialization)),
+        },
+        description: raw.description,
+        dependencies,
+        compensates: raw.compensates.map(|target| target.value),
+        max_attempts: raw.max_attempts.unwrap_or(DEFAULT_ATTEMPTS),
+        retry: RetryPolicy {
+            retryable: raw.retryable.unwrap_or(true),
+            backoff: raw.backoff.unwrap_or_default(),
+            base_ms: base_ms.min(max_ms),
+            max_ms,
+        },
+        timeout: raw.timeout,
+        name,
+    }
+}

@@ -1,0 +1,70 @@
+//! From bytes to a request and its handler, or to the reason why not.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::Core;
+use crate::broker::{Acker, Delivery};
+use crate::handler::ErasedHandler;
+use crate::message::{StepExecutionRequest, header};
+
+/// A retry that arrives this much before its time runs: clocks of hosts differ, and a delay queue of the
+/// shortest rung would cost more than that.
+const EARLY_ENOUGH: Duration = Duration::from_millis(250);
+
+/// A request that was understood.
+pub(super) struct Work {
+    /// The namespace of the queue it came from.
+    pub(super) namespace: Arc<str>,
+    pub(super) request: Arc<StepExecutionRequest>,
+    /// `None`: nobody registered one.
+    pub(super) handler: Option<ErasedHandler>,
+    pub(super) acker: Acker,
+    pub(super) received_at: Instant,
+    /// When it arrived, for people.
+    pub(super) arrived: Timestamp,
+    pub(super) traceparent: Option<String>,
+    /// The body as it came: what a dead letter is made of.
+    pub(super) body: bytes::Bytes,
+}
+
+pub(super) enum Dispatched {
+    Work(Work),
+    /// To be run later: its `not_before` lies ahead.
+    TooEarly(Box<Work>),
+    /// Not a request, or too large to be one.
+    Unusable(Acker, String),
+}
+
+pub(super) fn dispatch(core: &Core, namespace: &Arc<str>, delivery: Delivery) -> Dispatched {
+    let limit = core.config.broker.max_message_bytes;
+    if delivery.body.len() > limit {
+        let problem = format!("the body has {} bytes, max_message_bytes is {limit}", delivery.body.len());
+        return Dispatched::Unusable(delivery.acker, problem);
+    }
+    let request = match StepExecutionRequest::decode(&delivery.body) {
+        Ok(request) => request,
+        Err(error) => {
+            return Dispatched::Unusable(delivery.acker, format!("the body is not a request: {error}"));
+        }
+    };
+    let handler =
+        core.registry.find(&request.namespace, &request.step_name, &request.handler.callable).cloned();
+    let arrived = Timestamp::now();
+    let too_early = request
+        .not_before
+        .is_some_and(|at| at.duration_since(arrived) > EARLY_ENOUGH.try_into().unwrap_or_default());
+    let work = Work {
+        namespace: namespace.clone(),
+        handler,
+        traceparent: delivery.properties.headers.text(header::TRACEPARENT).map(str::to_owned),
+        request: Arc::new(request),
+        acker: delivery.acker,
+        received_at: delivery.received_at,
+        arrived,
+        body: delivery.body,
+    };
+    if too_early { Dispatched::TooEarly(Box::new(work)) } else { Dispatched::Work(work) }
+}

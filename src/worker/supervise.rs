@@ -1,0 +1,119 @@
+//! What runs beside the steps: the topology made sure of, the consumers started, their state reported.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use super::{Core, SharedCore, consume, control};
+use crate::broker::topology::Topology;
+use crate::broker::{Broker, BrokerError, ConsumerState, Source};
+use crate::config::TopologyMode;
+use crate::ops::metrics::METRICS;
+
+/// The pause before the topology is tried again that the broker refused.
+const REFUSED_PAUSE: Duration = Duration::from_secs(10);
+/// The pause before the topology is tried again when the broker could not be reached.
+const UNREACHABLE_PAUSE: Duration = Duration::from_millis(250);
+/// Control messages held at once.
+const CONTROL_PREFETCH: u16 = 100;
+
+/// Where each namespace's consumer stands, for whoever watches.
+pub(super) type States = BTreeMap<String, watch::Sender<ConsumerState>>;
+
+/// Makes sure of the topology, then consumes every namespace until the worker stops.
+pub(super) async fn supervise(
+    core: SharedCore,
+    broker: Arc<dyn Broker>,
+    states: States,
+    steps: TaskTracker,
+    consumers: TaskTracker,
+) {
+    tokio::select! {
+        () = core.stopping.cancelled() => return,
+        () = ensure_topology(&core, broker.as_ref(), &states) => {}
+    }
+    let control = broker.subscribe(Source::Broadcast(core.names.control()), CONTROL_PREFETCH);
+    let prefetch = core.config.worker.max_concurrent_steps;
+    let slots = Arc::new(Semaphore::new(usize::from(prefetch)));
+    for (namespace, state) in states {
+        let subscription = broker.subscribe(Source::Queue(core.names.step_queue(&namespace)), prefetch);
+        tokio::spawn(report(namespace.clone(), subscription.state(), state));
+        let namespace: Arc<str> = namespace.into();
+        consumers.spawn(consume::consume(
+            core.clone(),
+            namespace,
+            subscription,
+            slots.clone(),
+            steps.clone(),
+        ));
+    }
+    // To the very end: while the worker drains, a running step may still be cancelled.
+    tokio::select! {
+        () = control::listen(core.clone(), control) => {}
+        () = core.interrupted.cancelled() => {}
+    }
+}
+
+/// Keeps state and metric of one consumer true, and says in the log when it stops or resumes.
+async fn report(
+    namespace: String,
+    mut actual: watch::Receiver<ConsumerState>,
+    shown: watch::Sender<ConsumerState>,
+) {
+    let up = METRICS.consumer_up.with_label_values(&[&namespace]);
+    let mut consuming = false;
+    loop {
+        let now = actual.borrow_and_update().clone();
+        match &now {
+            ConsumerState::Consuming if !consuming => info!(namespace, "consuming"),
+            ConsumerState::Connecting(reason) if consuming => {
+                warn!(namespace, reason, "not consuming any more")
+            }
+            _ => {}
+        }
+        consuming = now == ConsumerState::Consuming;
+        up.set(i64::from(consuming));
+        let over = now == ConsumerState::Stopped;
+        shown.send_replace(now);
+        if over || actual.changed().await.is_err() {
+            up.set(0);
+            return;
+        }
+    }
+}
+
+/// Declares or verifies until that succeeds.
+async fn ensure_topology(core: &Core, broker: &dyn Broker, states: &States) {
+    let topology = Topology::new(&core.names, &core.ladder, core.config.broker.queue_kind, states.keys());
+    let mut last_problem = None;
+    loop {
+        let outcome = match core.config.broker.topology {
+            TopologyMode::Declare => broker.declare(&topology).await,
+            TopologyMode::Verify => match broker.verify(&topology).await {
+                Ok(missing) if missing.is_empty() => Ok(()),
+                Ok(missing) => Err(BrokerError::Refused(format!(
+                    "missing on the broker: {}; create them with `tasker-worker-rust topology declare`",
+                    missing.join(", ")
+                ))),
+                Err(error) => Err(error),
+            },
+        };
+        let Err(problem) = outcome else { return };
+        if last_problem.as_ref() != Some(&problem) {
+            error!(%problem, "the queues cannot be used yet; trying again until they can");
+            for state in states.values() {
+                state.send_replace(ConsumerState::Connecting(problem.to_string()));
+            }
+        }
+        let pause = match problem {
+            BrokerError::Refused(_) | BrokerError::Invalid(_) => REFUSED_PAUSE,
+            BrokerError::Unreachable { .. } | BrokerError::Closed => UNREACHABLE_PAUSE,
+        };
+        last_problem = Some(problem);
+        tokio::time::sleep(pause).await;
+    }
+}

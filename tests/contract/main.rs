@@ -1,0 +1,11 @@
+//! The contract with the outside: messages, handlers, examples and the document about them.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+mod docs;
+mod examples;
+mod handlers;
+mod messages;
+mod properties;
+mod steps;
+mod values;

@@ -1,0 +1,153 @@
+//! The rules about who may import, name or do what; see `docs/design.md`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Every line of code under `src`, without comments: (file, line number, text).
+fn code() -> Vec<(String, usize, String)> {
+    fn visit(directory: &Path, files: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                visit(&path, files);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    visit(&root, &mut files);
+    let mut lines = Vec::new();
+    for file in files {
+        let name = file.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/");
+        for (index, line) in fs::read_to_string(&file).unwrap().lines().enumerate() {
+            let text = line.trim_start();
+            // Unit tests stand at the foot of a file.
+            if text == "#[cfg(test)]" {
+                break;
+            }
+            if !text.starts_with("//") {
+                lines.push((name.clone(), index + 1, text.to_owned()));
+            }
+        }
+    }
+    assert!(lines.len() > 1_000, "the sources were not found");
+    lines
+}
+
+/// Fails with every line that holds one of `words` outside the files that may.
+fn only(words: &[&str], allowed: &[&str]) {
+    let culprits: Vec<String> = code()
+        .into_iter()
+        .filter(|(file, _, text)| {
+            !allowed.iter().any(|allowed| file.starts_with(allowed))
+                && words.iter().any(|word| text.contains(word))
+        })
+        .map(|(file, line, text)| format!("src/{file}:{line}: {text}"))
+        .collect();
+    assert!(culprits.is_empty(), "only {allowed:?} may say {words:?}:\n{}", culprits.join("\n"));
+}
+
+/// Fails with every line in `files` that holds one of `words`.
+fn never(files: &[&str], words: &[&str]) {
+    let culprits: Vec<String> = code()
+        .into_iter()
+        .filter(|(file, _, text)| {
+            files.iter().any(|name| file.starts_with(name)) && words.iter().any(|word| text.contains(word))
+        })
+        .map(|(file, line, text)| format!("src/{file}:{line}: {text}"))
+        .collect();
+    assert!(culprits.is_empty(), "{files:?} must not say {words:?}:\n{}", culprits.join("\n"));
+}
+
+#[test]
+fn only_the_rabbitmq_broker_names_lapin() {
+    only(&["lapin::", "lapin_"], &["broker/rabbit"]);
+}
+
+#[test]
+fn only_one_file_uses_the_unmaintained_backoff_crate() {
+    only(&["backoff::"], &["broker/rabbit/reconnect.rs"]);
+}
+
+#[test]
+fn only_settle_settles_a_request() {
+    only(
+        &["Disposition::", ".settle(Disp"],
+        &["worker/settle.rs", "worker/control.rs", "broker/", "orchestrator/"],
+    );
+}
+
+#[test]
+fn only_the_configuration_reads_the_environment() {
+    only(&["env::var", "env::vars"], &["config/"]);
+}
+
+#[test]
+fn only_the_topology_spells_names_of_queues_and_exchanges() {
+    let names = [
+        "\"tasker.",
+        "dead_letters.{",
+        "\"steps.{",
+        "\"delay.{",
+        "\"step.{",
+        "\"result.{",
+        "\"retry.{",
+        "\"dead.{",
+    ];
+    only(&names, &["broker/topology.rs"]);
+}
+
+#[test]
+fn only_the_metrics_register_metrics() {
+    only(&["prometheus::"], &["ops/metrics.rs"]);
+}
+
+#[test]
+fn worker_and_orchestrator_do_not_know_each_other() {
+    never(&["worker/"], &["orchestrator::"]);
+    never(&["orchestrator/"], &["worker::"]);
+}
+
+#[test]
+fn the_contract_and_the_core_of_the_orchestrator_are_pure() {
+    let pure = [
+        "message.rs",
+        "step.rs",
+        "outcome.rs",
+        "handler.rs",
+        "retry.rs",
+        "template/",
+        "orchestrator/task.rs",
+        "orchestrator/dag.rs",
+        "orchestrator/advance.rs",
+    ];
+    never(&pure, &["tokio::", "std::fs", "std::net", "std::env", "sqlx", "axum"]);
+}
+
+#[test]
+fn workflows_use_what_users_have() {
+    let internal = [
+        "crate::worker",
+        "crate::broker",
+        "crate::message",
+        "crate::handler",
+        "crate::step",
+        "crate::outcome",
+    ];
+    never(&["workflows/"], &internal);
+}
+
+#[test]
+fn no_file_is_too_long_to_read_in_one_sitting() {
+    let mut longest: Vec<(usize, String)> = Vec::new();
+    for (file, line, _) in code() {
+        match longest.last_mut() {
+            Some((lines, name)) if *name == file => *lines = line,
+            _ => longest.push((line, file)),
+        }
+    }
+    longest.retain(|(lines, _)| *lines > 600);
+    assert!(longest.is_empty(), "split these: {longest:?}");
+}

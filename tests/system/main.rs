@@ -1,0 +1,9 @@
+//! The product as a whole: worker, orchestrator and program, on the embedded broker and on RabbitMQ.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod layout;
+mod program;
+mod support;
+mod system;
+mod worker;
+mod workflows;

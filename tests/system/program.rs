@@ -1,0 +1,346 @@
+//! The program as people and scripts run it.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tasker_worker_rust::Config;
+use tasker_worker_rust::broker::topology::Topology;
+
+use crate::support::{DEADLINE, Kind, delete, rabbitmq_url, settings};
+
+/// The program, in an empty directory of its own, with nothing in its environment that we did not put there.
+struct Program {
+    directory: tempfile::TempDir,
+    environment: Vec<(String, String)>,
+}
+
+impl Program {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap(), environment: Vec::new() }
+    }
+
+    fn set(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
+    /// Uses these broker settings.
+    fn broker(self, config: &Config) -> Self {
+        let ladder = &config.broker.delay_ladder;
+        let urls: Vec<&str> = config.broker.urls.iter().map(|url| url.expose()).collect();
+        self.set("RABBITMQ_URL", urls.join(","))
+            .set("TASKER__BROKER__PREFIX", config.broker.prefix.as_str())
+            .set("TASKER__BROKER__DELAY_LADDER__FIRST_MS", ladder.first_ms.to_string())
+            .set("TASKER__BROKER__DELAY_LADDER__RUNGS", ladder.rungs.to_string())
+    }
+
+    fn write(self, name: &str, text: &str) -> Self {
+        std::fs::write(self.directory.path().join(name), text).unwrap();
+        self
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tasker-worker-rust"));
+        command.args(arguments).current_dir(self.path()).env_clear().stdin(Stdio::null());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    fn start(&self, arguments: &[&str]) -> Running {
+        let mut child = self.command(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let (lines, log) = channel();
+        let stderr = child.stderr.take().unwrap();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                // The test may have seen enough.
+                let _ = lines.send(line);
+            }
+        });
+        Running { child, log, seen: Vec::new() }
+    }
+}
+
+/// A started program; killed at the end if it still runs.
+struct Running {
+    child: Child,
+    log: Receiver<String>,
+    seen: Vec<String>,
+}
+
+impl Running {
+    /// Waits for a line of the log with `text` in it, written small.
+    fn says(&mut self, text: &str) -> Value {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(line) = self.log.recv_timeout(left) else {
+                panic!("the program never said {text:?}; it said:\n{}", self.seen.join("\n"));
+            };
+            let found = line.to_lowercase().contains(text);
+            let value = serde_json::from_str(&line).unwrap_or(Value::Null);
+            self.seen.push(line);
+            if found {
+                return value;
+            }
+        }
+    }
+
+    fn terminate(&self) {
+        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    fn exit_code(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + DEADLINE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+        panic!("the program did not end; it said:\n{}", self.seen.join("\n"));
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn the_demo_runs_the_five_workflows_and_shows_their_answers() {
+    let output = Program::new().run(&["demo"]);
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}{}", stderr(&output));
+    for expected in ["66", "180", "18446744073709551616", "209.97"] {
+        assert!(text.contains(expected), "{expected} is missing in:\n{text}");
+    }
+}
+
+#[test]
+fn the_demo_prints_json_for_scripts() {
+    let output = Program::new().run(&["demo", "--output", "json"]);
+    let rows: Value = serde_json::from_slice(&output.stdout).expect("the output is JSON and nothing else");
+    assert!(rows.as_array().unwrap().len() >= 5, "{rows}");
+}
+
+#[test]
+fn wrong_arguments_exit_with_64_and_say_what_is_right() {
+    let output = Program::new().run(&["sumbit"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(stderr(&output).contains("submit"), "{}", stderr(&output));
+}
+
+#[test]
+fn an_unknown_setting_is_refused_with_the_nearest_known_one() {
+    let program = Program::new().write("worker.toml", "[worker]\nmax_concurent_steps = 5\nnamespaces = 7\n");
+    let output = program.run(&["config", "check", "--config", "worker.toml"]);
+    assert_eq!(output.status.code(), Some(64));
+    let text = stderr(&output);
+    assert!(text.contains("max_concurent_steps") && text.contains("max_concurrent_steps"), "{text}");
+    assert!(text.contains("worker.namespaces"), "all mistakes at once: {text}");
+}
+
+#[test]
+fn shown_settings_hide_passwords() {
+    let program = Program::new().set("RABBITMQ_URL", "amqp://worker:s3cret@127.0.0.1:5672/%2f");
+    for format in ["text", "json"] {
+        let output = program.run(&["config", "show", "--output", format]);
+        let text = stdout(&output);
+        assert!(text.contains("127.0.0.1:5672") && !text.contains("s3cret"), "{text}");
+    }
+}
+
+#[test]
+fn a_template_with_a_cycle_is_refused_with_its_path() {
+    let program = Program::new().write(
+        "loop.yaml",
+        "name: loop\nnamespace_name: shop\nversion: 1.0.0\nsteps:\n\
+         - {name: a, handler: {callable: a}, dependencies: [c]}\n\
+         - {name: b, handler: {callable: b}, dependencies: [a]}\n\
+         - {name: c, handler: {callable: c}, dependencies: [b]}\n",
+    );
+    let output = program.run(&["template", "validate", "loop.yaml"]);
+    assert_eq!(output.status.code(), Some(64));
+    let text = stderr(&output);
+    let cycle = [
+        "a -> c -> b -> a",
+        "a -> b -> c -> a",
+        "b -> c -> a -> b",
+        "b -> a -> c -> b",
+        "c -> a -> b -> c",
+        "c -> b -> a -> c",
+    ];
+    assert!(cycle.iter().any(|path| text.contains(path)), "{text}");
+}
+
+#[test]
+fn a_template_is_drawn_in_every_format() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/config/workflows/diamond_workflow_handler.yaml");
+    for (format, expected) in [("ascii", "diamond_branch_b"), ("mermaid", "flowchart"), ("dot", "digraph")] {
+        let output = Program::new().run(&["template", "graph", file, "--format", format]);
+        assert_eq!(output.status.code(), Some(0));
+        assert!(stdout(&output).contains(expected), "{}", stdout(&output));
+    }
+}
+
+#[test]
+fn an_absent_orchestrator_is_named_with_what_to_do() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{port}");
+    let output = Program::new().run(&["submit", "linear_workflow/mathematical_sequence", "--api-url", &url]);
+    assert_eq!(output.status.code(), Some(69));
+    let text = stderr(&output);
+    assert!(text.contains(&url) && text.contains("--api-url"), "{text}");
+}
+
+#[test]
+fn a_taken_port_ends_the_worker_and_names_the_setting() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = Program::new().set("TASKER__WORKER__HEALTH_ADDRESS", address.as_str()).run(&["worker"]);
+    assert_eq!(output.status.code(), Some(69));
+    let text = stderr(&output);
+    assert!(text.contains(&address) && text.contains("worker.health_address"), "{text}");
+}
+
+#[test]
+fn a_worker_without_its_broker_waits_alive_but_not_ready() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let program = Program::new()
+        .set("RABBITMQ_URL", format!("amqp://127.0.0.1:{port}/%2f"))
+        .set("TASKER__WORKER__HEALTH_ADDRESS", "127.0.0.1:0")
+        .set("TASKER__WORKER__METRICS__PROMETHEUS_ENABLED", "false");
+    let mut worker = program.start(&["worker"]);
+    let address = worker.says("serving")["address"].as_str().unwrap().to_owned();
+    worker.says(&format!("127.0.0.1:{port}"));
+    let (live, _) = get(&address, "/health/live");
+    let (ready, body) = get(&address, "/health/ready");
+    assert_eq!((live, ready), (200, 503), "{body}");
+    assert!(body.contains("refused") || body.contains("connect"), "{body}");
+    worker.terminate();
+    assert_eq!(worker.exit_code(), Some(0));
+}
+
+#[test]
+fn worker_and_orchestrator_serve_a_submitted_task_on_rabbitmq() {
+    let config = settings(Kind::RabbitMq);
+    let templates = concat!(env!("CARGO_MANIFEST_DIR"), "/config/workflows");
+    let program = Program::new()
+        .broker(&config)
+        .set("TASKER__ORCHESTRATOR__LISTEN_ADDRESS", "127.0.0.1:0")
+        .set("TASKER__ORCHESTRATOR__TEMPLATE_DIRECTORY", templates)
+        .set("TASKER__WORKER__TASK_TEMPLATES__TEMPLATE_DIRECTORY", templates)
+        .set("TASKER__WORKER__HEALTH_ADDRESS", "127.0.0.1:0")
+        .set("TASKER__WORKER__METRICS__PROMETHEUS_PORT", "0");
+    let mut orchestrator = program.start(&["orchestrator"]);
+    let address = orchestrator.says("serving")["address"].as_str().unwrap().to_owned();
+    let mut worker = program.start(&["worker"]);
+    worker.says("consuming");
+    let url = format!("http://{address}");
+    let submitted = program.run(&[
+        "submit",
+        "linear_workflow/mathematical_sequence",
+        "--context",
+        r#"{"even_number": 6}"#,
+        "--wait",
+        "--timeout",
+        "20",
+        "--output",
+        "json",
+        "--api-url",
+        &url,
+    ]);
+    assert_eq!(submitted.status.code(), Some(0), "{}", stderr(&submitted));
+    let answer: Value = serde_json::from_slice(&submitted.stdout).unwrap();
+    assert_eq!(answer["task"]["status"], "complete", "{answer}");
+    let uuid = answer["task"]["task_uuid"].as_str().unwrap();
+    let status = program.run(&["status", uuid, "--api-url", &url]);
+    assert_eq!(status.status.code(), Some(0));
+    assert!(
+        stdout(&status).contains("linear_step_4") && stdout(&status).contains("66"),
+        "{}",
+        stdout(&status)
+    );
+
+    // A finished task cannot be cancelled, and the program says so.
+    let cancel = program.run(&["cancel", uuid, "--api-url", &url]);
+    assert_eq!(cancel.status.code(), Some(1), "{}", stderr(&cancel));
+
+    let verified = program.run(&["topology", "verify", "--namespace", "linear_workflow"]);
+    assert_eq!(verified.status.code(), Some(0), "{}{}", stdout(&verified), stderr(&verified));
+    let missing = program.run(&["topology", "verify", "--namespace", "unheard_of"]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(stdout(&missing).contains("steps.unheard_of"), "{}", stdout(&missing));
+
+    for running in [&mut worker, &mut orchestrator] {
+        running.terminate();
+        assert_eq!(running.exit_code(), Some(0));
+    }
+    let namespaces =
+        ["linear_workflow", "diamond_workflow", "tree_workflow", "mixed_dag_workflow", "order_fulfillment"];
+    let topology = Topology::new(&config.names(), &config.ladder(), config.broker.queue_kind, namespaces);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(delete(&topology));
+}
+
+#[test]
+fn a_client_in_another_language_can_be_the_orchestrator() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = Command::new(root.join("scripts/python-venv")).output().unwrap();
+    assert!(python.status.success(), "{}", stderr(&python));
+    let templates = concat!(env!("CARGO_MANIFEST_DIR"), "/config/workflows");
+    // The documented example uses the default names, so this is the one test that does.
+    let program = Program::new()
+        .set("RABBITMQ_URL", rabbitmq_url())
+        .set("TASKER__WORKER__TASK_TEMPLATES__TEMPLATE_DIRECTORY", templates)
+        .set("TASKER__WORKER__NAMESPACES", "linear_workflow")
+        .set("TASKER__WORKER__HEALTH_ADDRESS", "127.0.0.1:0")
+        .set("TASKER__WORKER__METRICS__PROMETHEUS_ENABLED", "false");
+    let mut worker = program.start(&["worker"]);
+    worker.says("\"consuming\"");
+    let client = Command::new(stdout(&python).trim())
+        .arg(root.join("tests/contract/independent_client.py"))
+        .env("RABBITMQ_URL", rabbitmq_url())
+        .output()
+        .unwrap();
+    assert!(client.status.success(), "{}{}", stdout(&client), stderr(&client));
+    worker.terminate();
+    assert_eq!(worker.exit_code(), Some(0));
+}
+
+/// A request as any HTTP client would send it.
+fn get(address: &str, path: &str) -> (u16, String) {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let status =
+        answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("an HTTP answer has a status");
+    (status, answer)
+}
