@@ -270,7 +270,7 @@ async fn what_cannot_be_a_task_is_refused_with_the_reason() {
     let mut nameless = task(json!({}));
     nameless.name = String::new();
     let error = orchestrator.submit(nameless).await.expect_err("there is no name");
-    assert_eq!(error.to_string(), "name is missing or empty");
+    assert_eq!(error.to_string(), "name is empty");
     assert_eq!(
         within("an answer", orchestrator.finished(uuid::Uuid::new_v4())).await.expect("readable"),
         None
