@@ -15,9 +15,10 @@ use tracing::warn;
 
 use super::Shared;
 use super::confirms::reply;
-use super::connection::{GRACE, Link, LinkState};
+use super::connection::GRACE;
 use super::declare;
 use super::failure::Failure;
+use super::link::{Link, LinkState};
 use super::properties::Outgoing;
 use super::reconnect::{Trouble, pauses};
 use super::window::Window;
@@ -37,7 +38,7 @@ enum End {
     /// It has too many messages that were never answered: the client keeps each as long as the channel.
     Worn,
     /// It is gone. Perhaps a job was taken up too late for it.
-    Lost(Failure, Option<PublishJob>),
+    Lost(Failure, Option<Box<PublishJob>>),
 }
 
 impl Lane {
@@ -74,7 +75,7 @@ impl Lane {
             }
         }
         self.jobs.close();
-        while let Some(job) = late.take().or_else(|| self.jobs.try_recv().ok()) {
+        while let Some(job) = late.take().map(|job| *job).or_else(|| self.jobs.try_recv().ok()) {
             reply(job.confirm, Err(PublishError::Closed));
         }
     }
@@ -85,7 +86,7 @@ impl Lane {
         &mut self,
         spent: u64,
         down_since: Instant,
-        late: &mut Option<PublishJob>,
+        late: &mut Option<Box<PublishJob>>,
     ) -> Option<Window> {
         let Self { shared, link, jobs } = self;
         let mut opening = pin!(open_window(shared, link.clone(), spent));
@@ -113,9 +114,9 @@ impl Lane {
         }
     }
 
-    async fn serve(&mut self, window: &mut Window, late: Option<PublishJob>) -> End {
+    async fn serve(&mut self, window: &mut Window, late: Option<Box<PublishJob>>) -> End {
         if let Some(job) = late
-            && let Err(end) = self.publish(window, job).await
+            && let Err(end) = self.publish(window, *job).await
         {
             return end;
         }
@@ -182,7 +183,7 @@ impl Lane {
     /// Checks first whatever the broker would close the channel for, which fails every message on its way.
     async fn publish(&self, window: &mut Window, job: PublishJob) -> Result<(), End> {
         if !window.is_open() {
-            return Err(End::Lost(lost(&self.link), Some(job)));
+            return Err(End::Lost(lost(&self.link), Some(Box::new(job))));
         }
         let PublishJob { message, confirm } = job;
         let outgoing = match Outgoing::new(message, self.shared.max_message_bytes, window.max_header_bytes())
