@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tasker_worker_rust::client::Client;
 use tasker_worker_rust::config::Program;
 use tasker_worker_rust::{Config, Error};
 
@@ -69,9 +70,16 @@ enum Command {
 /// Where the orchestrator's API is.
 #[derive(Debug, Args)]
 struct Api {
-    /// The orchestrator's address.
-    #[arg(long, env = "ORCHESTRATION_API_URL", default_value = "http://127.0.0.1:8080", value_name = "URL")]
-    api_url: String,
+    /// The orchestrator's address [default: ORCHESTRATION_API_URL, or http://127.0.0.1:8080].
+    #[arg(long, value_name = "URL")]
+    api_url: Option<String>,
+}
+
+impl Api {
+    fn client(&self, config: &Config) -> Result<Client, Error> {
+        let configured = self.api_url.as_deref().or(config.worker.orchestration_api_url.as_deref());
+        Client::new(configured.unwrap_or("http://127.0.0.1:8080"))
+    }
 }
 
 /// How a command ended that did what it was asked.
@@ -119,9 +127,9 @@ fn run(arguments: &Arguments) -> Result<Answer, Error> {
         Command::Demo => demo::run(output),
         Command::Worker => serve::worker(load(Program::Worker)?),
         Command::Orchestrator => serve::orchestrator(load(Program::Orchestrator)?),
-        Command::Submit(submit) => block_on(submit.run(output)),
-        Command::Status(status) => block_on(status.run(output)),
-        Command::Cancel(cancel) => block_on(cancel.run(output)),
+        Command::Submit(submit) => block_on(submit.run(&load(Program::Worker)?, output)),
+        Command::Status(status) => block_on(status.run(&load(Program::Worker)?, output)),
+        Command::Cancel(cancel) => block_on(cancel.run(&load(Program::Worker)?, output)),
         Command::Template(command) => command.run(output),
         Command::Topology(command) => block_on(command.run(load(Program::Worker)?, output)),
         Command::Config(command) => command.run(arguments.config.as_deref(), output),

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tasker_worker_rust::Error;
 use tasker_worker_rust::api::{StepResponse, TaskRequest, TaskResponse};
 use tasker_worker_rust::client::{Client, Submitted};
 use tasker_worker_rust::message::Json;
+use tasker_worker_rust::{Config, Error};
 use uuid::Uuid;
 
 use super::output::{self, Table, brief, took};
@@ -69,8 +69,8 @@ pub(super) struct Cancel {
 }
 
 impl Submit {
-    pub(super) async fn run(&self, output: Output) -> Result<Answer, Error> {
-        let client = Client::new(&self.api.api_url)?;
+    pub(super) async fn run(&self, config: &Config, output: Output) -> Result<Answer, Error> {
+        let client = self.api.client(config)?;
         let (task_uuid, existed) = match client.submit(&self.request()?).await? {
             Submitted::Created(task) => (task.task_uuid, false),
             Submitted::Exists(task_uuid) => (task_uuid, true),
@@ -121,8 +121,8 @@ impl Submit {
 }
 
 impl Status {
-    pub(super) async fn run(&self, output: Output) -> Result<Answer, Error> {
-        let client = Client::new(&self.api.api_url)?;
+    pub(super) async fn run(&self, config: &Config, output: Output) -> Result<Answer, Error> {
+        let client = self.api.client(config)?;
         let task = client.task(self.task_uuid).await?;
         print(&task, &client.steps(self.task_uuid).await?, output);
         Ok(Answer::Yes)
@@ -130,8 +130,8 @@ impl Status {
 }
 
 impl Cancel {
-    pub(super) async fn run(&self, output: Output) -> Result<Answer, Error> {
-        let client = Client::new(&self.api.api_url)?;
+    pub(super) async fn run(&self, config: &Config, output: Output) -> Result<Answer, Error> {
+        let client = self.api.client(config)?;
         let task = client.cancel(self.task_uuid).await?;
         match output {
             Output::Json => output::json(&task),

@@ -139,7 +139,7 @@ settings! {
         step_timeout_seconds: u64 = 300, Rule::Integer(1, 2_592_000);
         /// Where health and status are served.
         health_address: String = "0.0.0.0:8081".to_owned(), Rule::Address;
-        /// The orchestrator's API, where the worker registers its templates at start; empty for not at all.
+        /// Where the command line finds the orchestrator's API; empty for http://127.0.0.1:8080.
         orchestration_api_url: Option<String> = None, Rule::Optional(&Rule::Http);
     } {
         /// The runtime handlers run on.

@@ -151,3 +151,21 @@ fn no_file_is_too_long_to_read_in_one_sitting() {
     longest.retain(|(lines, _)| *lines > 600);
     assert!(longest.is_empty(), "split these: {longest:?}");
 }
+
+#[test]
+fn the_design_document_says_why_each_dependency_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    let section = manifest.split("\n[dependencies]\n").nth(1).unwrap().split("\n[").next().unwrap();
+    let mut wanted: Vec<&str> =
+        section.lines().filter_map(|line| line.split_once(" =")).map(|(name, _)| name).collect();
+    let design = fs::read_to_string(root.join("docs/design.md")).unwrap();
+    let table = design.split("## Dependencies").nth(1).unwrap();
+    let rows =
+        table.lines().filter_map(|line| line.strip_prefix("| ")).filter_map(|line| line.split_once(" |"));
+    let mut explained: Vec<&str> =
+        rows.flat_map(|(names, _)| names.split(", ")).filter(|name| *name != "crate").collect();
+    wanted.sort_unstable();
+    explained.sort_unstable();
+    assert_eq!(explained, wanted);
+}

@@ -71,7 +71,8 @@ pub(crate) fn settings(kind: Kind) -> Config {
     }
     config.broker.prefix = format!("test-{}", Uuid::new_v4().simple());
     config.broker.delay_ladder = LadderConfig { first_ms: 50, ratio: 2.0, rungs: 3 };
-    config.worker.shutdown.shutdown_timeout_seconds = 5;
+    // A busy machine must not cut a step off that the test lets finish.
+    config.worker.shutdown.shutdown_timeout_seconds = 60;
     config
 }
 
