@@ -48,23 +48,28 @@ impl Kind {
 /// A sentence, when the body cannot be understood.
 pub(super) fn read(kind: Kind, delivery: &Delivery) -> Result<(Uuid, Event), String> {
     let body = &delivery.body;
-    match kind {
+    let (task_uuid, event) = match kind {
         Kind::Result => {
             let result = StepExecutionResult::decode(body).map_err(|error| error.to_string())?;
-            Ok((result.task_uuid, Event::Result(Box::new(result))))
+            (result.task_uuid, Event::Result(Box::new(result)))
         }
         Kind::Retry => {
             let request = StepExecutionRequest::decode(body).map_err(|error| error.to_string())?;
-            Ok((request.task_uuid, Event::Retry(Box::new(request))))
+            (request.task_uuid, Event::Retry(Box::new(request)))
         }
         Kind::DeadLetter => {
             let request = StepExecutionRequest::decode(body).map_err(|error| error.to_string())?;
             let (reason, error) = death(&delivery.properties.headers);
-            let letter = dead_letter(&request, reason, error);
-            Ok((request.task_uuid, letter))
+            (request.task_uuid, dead_letter(&request, reason, error))
         }
-        Kind::Foreign => Err(format!("messages of exchange {:?} are not for this queue", delivery.exchange)),
-    }
+        Kind::Foreign => {
+            return Err(format!("messages of exchange {:?} are not for this queue", delivery.exchange));
+        }
+    };
+    Ok(match delivery.properties.headers.replays() {
+        0 => (task_uuid, event),
+        replays => (task_uuid, Event::Replayed { replays, event: Box::new(event) }),
+    })
 }
 
 /// The event that a request will not be answered.
