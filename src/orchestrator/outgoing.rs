@@ -7,7 +7,8 @@ use super::task::Task;
 use crate::broker::topology::{Names, step_key};
 use crate::broker::{Message, Properties};
 use crate::message::{
-    self, ControlMessage, PROTOCOL_VERSION, StepExecutionRequest, StepOutput, header, message_id, replayed_message_id,
+    self, ControlMessage, PROTOCOL_VERSION, StepExecutionRequest, StepOutput, header, message_id,
+    replayed_message_id,
 };
 
 /// The request for one attempt of a step. The same attempt asked for again has the same message id.
