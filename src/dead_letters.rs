@@ -10,11 +10,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::Error;
 use crate::broker::topology::{Names, step_key};
 use crate::broker::{
     Acker, Broker, BrokerError, Delivery, Disposition, Headers, Message, Properties, PublishError, Publisher,
     Source, StaleDelivery,
 };
+use crate::client::Client;
 use crate::message::{ErrorType, StepExecutionError, StepExecutionRequest, header, replayed_message_id};
 
 /// The letters of one queue that are held at a time: all of them have to fit into memory.
@@ -218,6 +220,34 @@ impl Letter {
             return Err(format!("it was replayed {} and died again", times(self.replays)));
         }
         Ok(())
+    }
+
+    /// What the orchestrator says against a replay: the step is not wanted any more.
+    ///
+    /// # Errors
+    /// When the orchestrator cannot be asked.
+    pub async fn objection(&self, orchestrator: &Client) -> Result<Option<String>, Error> {
+        let (Some(task_uuid), Some(step)) = (self.task_uuid, &self.step) else { return Ok(None) };
+        let task = match orchestrator.task(task_uuid).await {
+            Err(Error::Refused { status: 404, message, .. }) => return Ok(Some(message)),
+            answer => answer?,
+        };
+        let is = |name: &str, state: &str| {
+            task.steps.iter().any(|status| status.name == *name && status.current_state == state)
+        };
+        if is(step, "complete") {
+            return Ok(Some("the step has completed meanwhile".to_owned()));
+        }
+        if task.is_finished() && task.status != "error" {
+            return Ok(Some(format!("its task is {}", task.status)));
+        }
+        let template = match orchestrator.template(&task.namespace, &task.name, &task.version).await {
+            Err(Error::Refused { status: 404, message, .. }) => return Ok(Some(message)),
+            answer => answer?,
+        };
+        let undoes = |name: &str| template.steps.iter().any(|s| s.name == name && s.compensates.is_some());
+        let rolled_back = !undoes(step) && task.steps.iter().any(|status| undoes(&status.name));
+        Ok(rolled_back.then(|| "its task was rolled back: what had completed is undone".to_owned()))
     }
 
     /// Publishes its request again as a first attempt, and removes it once the broker has confirmed that.
