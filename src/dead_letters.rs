@@ -25,7 +25,7 @@ pub const AT_ONCE: u16 = 10_000;
 /// How long the next letter may take. Another holder may have taken some of those that were counted.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// One parked message, held until it is settled or dropped.
+/// One parked message, held until it is discarded, replayed or given back.
 #[derive(Debug, Serialize)]
 pub struct Letter {
     /// Its message id; where it came without one, an id made from its body.
@@ -59,7 +59,8 @@ pub struct Letter {
     #[serde(skip)]
     request: Option<StepExecutionRequest>,
     #[serde(skip)]
-    acker: Acker,
+    /// `None` once it is gone.
+    acker: Option<Acker>,
 }
 
 /// Which letters are meant: those that fit everything that is set.
@@ -131,7 +132,7 @@ pub async fn take(
     Ok((letters, left))
 }
 
-/// Gives letters back, in their order.
+/// Gives back what is still held, in its order.
 pub fn release(letters: impl IntoIterator<Item = Letter>) {
     letters.into_iter().for_each(Letter::release);
 }
@@ -190,22 +191,22 @@ impl Letter {
             request,
             properties,
             body,
-            acker,
+            acker: Some(acker),
         }
     }
 
-    /// Gives it back to its place.
+    /// Gives it back to its place, if it is still held.
     pub fn release(self) {
         // A letter that is no longer held is in its place already.
-        let _ = self.acker.settle(Disposition::Release);
+        let _ = self.acker.map(|acker| acker.settle(Disposition::Release));
     }
 
     /// Removes it for good.
     ///
     /// # Errors
     /// When it is no longer held, and so stays.
-    pub fn discard(self) -> Result<(), StaleDelivery> {
-        self.acker.settle(Disposition::Ack)
+    pub fn discard(&mut self) -> Result<(), StaleDelivery> {
+        self.acker.take().ok_or(StaleDelivery)?.settle(Disposition::Ack)
     }
 
     /// Whether it may be replayed by a rule of at most `max_replays` for each step.
@@ -253,21 +254,16 @@ impl Letter {
     /// Publishes its request again as a first attempt, and removes it once the broker has confirmed that.
     ///
     /// # Errors
-    /// When it was not published, or not for certain; the letter then stays.
-    pub async fn replay(self, publisher: &Publisher, names: &Names) -> Result<Replayed, ReplayError> {
+    /// When it was not published, or not for certain; the letter is then held as before.
+    pub async fn replay(&mut self, publisher: &Publisher, names: &Names) -> Result<Replayed, ReplayError> {
         let Some(message) = self.message(names) else {
-            let reason = self.error.message.clone();
-            self.release();
-            return Err(ReplayError::Unusable(reason));
+            return Err(ReplayError::Unusable(self.error.message.clone()));
         };
-        if !self.acker.is_usable() {
+        if !self.acker.as_ref().is_some_and(Acker::is_usable) {
             return Err(ReplayError::Lost);
         }
-        if let Err(error) = publisher.publish(message).await {
-            self.release();
-            return Err(error.into());
-        }
-        Ok(match self.acker.settle(Disposition::Ack) {
+        publisher.publish(message).await?;
+        Ok(match self.discard() {
             Ok(()) => Replayed::Done,
             Err(StaleDelivery) => Replayed::StillParked,
         })

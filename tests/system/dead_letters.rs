@@ -118,16 +118,17 @@ async fn what_is_no_request_says_why_and_can_only_be_discarded(kind: Kind) {
     desk.next_dead_letter().await;
     let (broker, names) = (desk.broker.clone(), desk.names.clone());
     parked(&broker, &names, 1).await;
-    let letter = taken(&broker, &names).await.remove(0);
+    let mut letter = taken(&broker, &names).await.remove(0);
     assert_eq!((letter.reason.as_str(), &letter.step), ("rejected", &None));
     assert!(letter.error.message.contains("missing field"), "{}", letter.error.message);
     let id = letter.message_id.clone();
     assert!(letter.check(u32::MAX).unwrap_err().contains("only discarded"));
     let refused = letter.replay(&broker.publisher(), &names).await;
     assert!(matches!(refused, Err(ReplayError::Unusable(why)) if why.contains("missing field")));
+    letter.release();
 
     parked(&broker, &names, 1).await;
-    let letter = taken(&broker, &names).await.remove(0);
+    let mut letter = taken(&broker, &names).await.remove(0);
     assert_eq!(letter.message_id, id, "an id made from the body finds it again");
     letter.discard().expect("it is held");
     within(worker.shutdown()).await;
@@ -142,7 +143,7 @@ async fn a_replay_runs_the_step_anew_under_a_number_of_its_own(kind: Kind) {
     let handler = move |step: Step<Value>| {
         let broken = switch.load(Ordering::SeqCst);
         async move {
-            match (broken, step.attempt) {
+            match (broken, step.attempt()) {
                 (true, _) => Err(StepError::permanent("the gateway is gone")),
                 (false, 1) => Err(StepError::retryable("the gateway starts")),
                 (false, attempt) => Ok(attempt),
@@ -154,7 +155,7 @@ async fn a_replay_runs_the_step_anew_under_a_number_of_its_own(kind: Kind) {
     broken.store(false, Ordering::SeqCst);
     let (broker, names) = (desk.broker.clone(), desk.names.clone());
     parked(&broker, &names, 1).await;
-    let letter = taken(&broker, &names).await.remove(0);
+    let mut letter = taken(&broker, &names).await.remove(0);
     let dead = letter.message_id.clone();
     assert_eq!((dead.clone(), letter.replays), (format!("{step_uuid}:1:dead"), 0));
     let replayed = within(letter.replay(&broker.publisher(), &names)).await;
@@ -183,7 +184,7 @@ async fn what_dies_again_is_parked_again_and_not_replayed_unasked(kind: Kind) {
     for (replays, replayed_from) in [(1, format!("{step_uuid}:1:dead")), (2, format!("{step_uuid}:1:dead:1"))]
     {
         parked(&broker, &names, 1).await;
-        let letter = taken(&broker, &names).await.remove(0);
+        let mut letter = taken(&broker, &names).await.remove(0);
         letter.check(replays).expect("it was not replayed so often");
         assert_eq!(letter.message_id, replayed_from);
         let done = within(letter.replay(&broker.publisher(), &names)).await;
@@ -243,7 +244,7 @@ async fn a_replayed_step_completes_its_task_once_its_cause_is_mended(kind: Kind)
     // The orchestrator knows of the replay from its answer alone, and from its store whatever came before.
     system.restart_orchestrator().await;
     mended.store(true, Ordering::SeqCst);
-    let letter = taken(&broker, &names).await.remove(0);
+    let mut letter = taken(&broker, &names).await.remove(0);
     assert_eq!(within(letter.objection(&system.client)).await.expect("it answers"), None);
     assert_eq!(within(letter.replay(&broker.publisher(), &names)).await, Ok(Replayed::Done));
     becomes(&system, task_uuid, "complete").await;
@@ -265,7 +266,7 @@ async fn a_step_of_a_rolled_back_task_is_not_resumed(kind: Kind) {
     let (broker, names) = (system.broker.clone(), system.config.names());
     parked(&broker, &names, 1).await;
     mended.store(true, Ordering::SeqCst);
-    let letter = taken(&broker, &names).await.remove(0);
+    let mut letter = taken(&broker, &names).await.remove(0);
     let objection = within(letter.objection(&system.client)).await.expect("it answers");
     assert!(objection.expect("there is one").contains("rolled back"));
 

@@ -2,7 +2,6 @@
 
 mod print;
 
-use std::collections::HashMap;
 use std::io::{BufRead, IsTerminal, Write};
 use std::time::Duration;
 
@@ -13,7 +12,6 @@ use tasker_worker_rust::broker::rabbit::RabbitBroker;
 use tasker_worker_rust::client::Client;
 use tasker_worker_rust::dead_letters::{Filter, Letter, Replayed, release, take};
 use tasker_worker_rust::{Config, Error};
-use uuid::Uuid;
 
 use self::print::{Row, report};
 use super::topology::{Namespaces, connected};
@@ -147,64 +145,62 @@ impl Selection {
         Err(Error::Config(vec!["say which dead letters, by id or filter, or give --all".to_owned()]))
     }
 
-    /// The letters meant, held; all others are given back. And how many could not be looked at.
+    /// Takes hold of the letters of all namespaces, and says how many more there are. All are held to the end,
+    /// so that those that stay go back in their order.
     async fn take(&self, broker: &dyn Broker, config: &Config) -> Result<(Vec<Letter>, u64), Error> {
+        let names = config.names();
+        let all_known = self.namespaces.namespaces.is_empty();
+        let (mut letters, mut unseen) = (Vec::new(), 0);
+        for namespace in self.namespaces.resolve(config)? {
+            let unused = all_known && broker.depth(&names.dead_letter_queue(&namespace)).await?.is_none();
+            if unused {
+                continue;
+            }
+            let (taken, left) = take(broker, &names, &namespace).await?;
+            letters.extend(taken);
+            unseen += left;
+        }
+        Ok((letters, unseen))
+    }
+
+    fn filter(&self) -> Result<Filter, Error> {
         let now = Timestamp::now();
         let ago = |age: Option<Duration>| {
             age.map(|age| now.saturating_sub(age)).transpose().map_err(|e| Error::Config(vec![e.to_string()]))
         };
-        let filter = Filter {
+        Ok(Filter {
             ids: self.ids.clone(),
             step: self.step.clone(),
             code: self.code.clone(),
             reason: self.reason.clone(),
             before: ago(self.older_than)?,
             after: ago(self.newer_than)?,
-        };
-        let names = config.names();
-        let all_known = self.namespaces.namespaces.is_empty();
-        let (mut meant, mut unseen) = (Vec::new(), 0);
-        for namespace in self.namespaces.resolve(config)? {
-            let unused = all_known && broker.depth(&names.dead_letter_queue(&namespace)).await?.is_none();
-            if unused {
-                continue;
-            }
-            let (letters, left) = take(broker, &names, &namespace).await?;
-            unseen += left;
-            let (fitting, others): (Vec<_>, Vec<_>) =
-                letters.into_iter().partition(|letter| filter.matches(letter));
-            release(others);
-            meant.extend(fitting);
-        }
-        Ok((meant, unseen))
+        })
     }
 
-    /// The same, up to `--limit`.
-    async fn take_limited(&self, broker: &dyn Broker, config: &Config) -> Result<Vec<Letter>, Error> {
-        let (mut letters, unseen) = self.take(broker, config).await?;
-        if let Some(limit) = self.limit {
-            release(letters.drain(limit.min(letters.len())..));
-        }
-        if unseen > 0 {
-            eprintln!("{unseen} more dead letters could not be looked at; run the command again for them");
-        }
-        Ok(letters)
+    fn limit(&self) -> usize {
+        self.limit.unwrap_or(usize::MAX)
     }
 
     async fn list(&self, broker: &dyn Broker, config: &Config, output: Output) -> Result<Answer, Error> {
+        let filter = self.filter()?;
         let (letters, unseen) = self.take(broker, config).await?;
-        print::list(&letters, self.limit, unseen, output);
+        let meant: Vec<&Letter> = letters.iter().filter(|letter| filter.matches(letter)).collect();
+        print::list(&meant, self.limit(), unseen, output);
         release(letters);
         Ok(Answer::Yes)
     }
 
     async fn show(&self, broker: &dyn Broker, config: &Config, output: Output) -> Result<Answer, Error> {
-        let letters = self.take_limited(broker, config).await?;
-        print::show(&letters, output);
+        let filter = self.filter()?;
+        let (letters, unseen) = self.take(broker, config).await?;
+        let meant = letters.iter().filter(|letter| filter.matches(letter)).take(self.limit());
+        print::show(&meant.collect::<Vec<_>>(), output);
         let missing = self.missing(&letters);
         for id in &missing {
             eprintln!("no dead letter has the message id or step {id}");
         }
+        say_unseen(unseen);
         release(letters);
         Ok(if missing.is_empty() { Answer::Yes } else { Answer::No })
     }
@@ -228,33 +224,28 @@ impl Selection {
     }
 }
 
+fn say_unseen(unseen: u64) {
+    if unseen > 0 {
+        eprintln!("{unseen} more dead letters could not be looked at; run the command again for them");
+    }
+}
+
 impl Replay {
     async fn run(&self, broker: &dyn Broker, config: &Config, output: Output) -> Result<Answer, Error> {
-        let letters = self.selection.take_limited(broker, config).await?;
+        let filter = self.selection.filter()?;
         let client = (!self.unchecked).then(|| Client::new(&self.api.api_url)).transpose()?;
-        let max_replays = if self.again { u32::MAX } else { self.max_replays };
+        let (mut letters, unseen) = self.selection.take(broker, config).await?;
         let (publisher, names) = (broker.publisher(), config.names());
         let mut pace = self.rate.map(|rate| tokio::time::interval(Duration::from_secs(1) / rate));
-        let mut objections: HashMap<Option<Uuid>, Option<String>> = HashMap::new();
         let mut rows = self.selection.missing_rows(&letters);
-        let mut letters = letters.into_iter();
-        for letter in letters.by_ref() {
-            let mut row = Row::of(&letter);
-            let mut why_not = letter.check(max_replays).err();
-            if let (None, Some(client)) = (&why_not, &client) {
-                if !objections.contains_key(&letter.step_uuid) {
-                    let objection = letter.objection(client).await.map_err(unchecked)?;
-                    objections.insert(letter.step_uuid, objection);
-                }
-                why_not = objections[&letter.step_uuid].clone();
-            }
-            if let Some(why_not) = why_not {
-                letter.release();
+        let meant = letters.iter_mut().filter(|letter| filter.matches(letter)).take(self.selection.limit());
+        for letter in meant {
+            let row = Row::of(letter);
+            if let Some(why_not) = self.objection(letter, client.as_ref()).await? {
                 rows.push(row.end("skipped", Some(why_not)));
                 continue;
             }
             if self.dry_run {
-                letter.release();
                 rows.push(row.end("would be replayed", None));
                 continue;
             }
@@ -262,21 +253,30 @@ impl Replay {
                 pace.tick().await;
             }
             match letter.replay(&publisher, &names).await {
-                Ok(Replayed::Done) => row = row.end("replayed", None),
+                Ok(Replayed::Done) => rows.push(row.end("replayed", None)),
                 Ok(Replayed::StillParked) => {
-                    row =
-                        row.end("replayed", Some("but still parked; replaying it again does no harm".into()));
+                    let why = "but still parked; replaying it again does no harm".to_owned();
+                    rows.push(row.end("replayed", Some(why)));
                 }
                 Err(error) => {
+                    // Whatever is wrong with the broker would be wrong for the others as well.
                     rows.push(row.end("failed", Some(error.to_string())));
                     break;
                 }
             }
-            rows.push(row);
         }
-        // Whatever was wrong with the broker would be wrong for these as well.
         release(letters);
+        say_unseen(unseen);
         Ok(report(&rows, output))
+    }
+
+    async fn objection(&self, letter: &Letter, client: Option<&Client>) -> Result<Option<String>, Error> {
+        let max_replays = if self.again { u32::MAX } else { self.max_replays };
+        match (letter.check(max_replays), client) {
+            (Err(why_not), _) => Ok(Some(why_not)),
+            (Ok(()), Some(client)) => letter.objection(client).await.map_err(unchecked),
+            (Ok(()), None) => Ok(None),
+        }
     }
 }
 
@@ -292,24 +292,27 @@ fn unchecked(error: Error) -> Error {
 
 impl Discard {
     async fn run(&self, broker: &dyn Broker, config: &Config, output: Output) -> Result<Answer, Error> {
-        let letters = self.selection.take_limited(broker, config).await?;
+        let filter = self.selection.filter()?;
+        let (mut letters, unseen) = self.selection.take(broker, config).await?;
         let mut rows = self.selection.missing_rows(&letters);
-        if !self.dry_run && !self.yes && !letters.is_empty() && !confirmed(letters.len()) {
-            release(letters);
-            return Ok(Answer::No);
-        }
-        for letter in letters {
-            let row = Row::of(&letter);
-            if self.dry_run {
-                letter.release();
-                rows.push(row.end("would be discarded", None));
-                continue;
-            }
-            rows.push(match letter.discard() {
-                Ok(()) => row.end("discarded", None),
-                Err(error) => row.end("failed", Some(error.to_string())),
+        let meant = letters.iter_mut().filter(|letter| filter.matches(letter)).take(self.selection.limit());
+        let meant: Vec<&mut Letter> = meant.collect();
+        let agreed = self.dry_run || self.yes || meant.is_empty() || confirmed(meant.len());
+        for letter in meant {
+            let row = Row::of(letter);
+            rows.push(if !agreed {
+                row.end("kept", None)
+            } else if self.dry_run {
+                row.end("would be discarded", None)
+            } else {
+                match letter.discard() {
+                    Ok(()) => row.end("discarded", None),
+                    Err(error) => row.end("failed", Some(error.to_string())),
+                }
             });
         }
+        release(letters);
+        say_unseen(unseen);
         Ok(report(&rows, output))
     }
 }

@@ -70,12 +70,12 @@ pub(super) fn report(rows: &[Row], output: Output) -> Answer {
             );
         }
     }
-    let no = counts.contains_key("skipped") || counts.contains_key("failed");
+    let no = ["skipped", "failed", "kept"].iter().any(|outcome| counts.contains_key(outcome));
     if no { Answer::No } else { Answer::Yes }
 }
 
 /// Prints letters, up to a limit, and how many there are of each kind.
-pub(super) fn list(letters: &[Letter], limit: Option<usize>, unseen: u64, output: Output) {
+pub(super) fn list(letters: &[&Letter], limit: usize, unseen: u64, output: Output) {
     let mut counts: BTreeMap<[&str; 4], u64> = BTreeMap::new();
     for letter in letters {
         let (step, code) = (letter.step.as_deref(), letter.error.code.as_deref());
@@ -83,7 +83,7 @@ pub(super) fn list(letters: &[Letter], limit: Option<usize>, unseen: u64, output
             [letter.namespace.as_str(), step.unwrap_or("-"), letter.reason.as_str(), code.unwrap_or("-")];
         *counts.entry(group).or_default() += 1;
     }
-    let shown = &letters[..limit.unwrap_or(usize::MAX).min(letters.len())];
+    let shown = &letters[..limit.min(letters.len())];
     match output {
         Output::Json => {
             let summary: Vec<Value> = counts
@@ -114,7 +114,7 @@ pub(super) fn list(letters: &[Letter], limit: Option<usize>, unseen: u64, output
     }
 }
 
-fn print_letters(letters: &[Letter]) {
+fn print_letters(letters: &[&Letter]) {
     if letters.is_empty() {
         println!("no dead letter fits");
         return;
@@ -142,10 +142,10 @@ fn print_letters(letters: &[Letter]) {
 }
 
 /// Prints everything about letters.
-pub(super) fn show(letters: &[Letter], output: Output) {
+pub(super) fn show(letters: &[&Letter], output: Output) {
     match output {
-        Output::Json => output::json(&letters.iter().map(Whole::of).collect::<Vec<_>>()),
-        Output::Text => letters.iter().for_each(print_whole),
+        Output::Json => output::json(&letters.iter().copied().map(Whole::of).collect::<Vec<_>>()),
+        Output::Text => letters.iter().copied().for_each(print_whole),
     }
 }
 
