@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tasker_worker_rust::broker::topology::Names;
+use tasker_worker_rust::broker::memory::MemoryBroker;
+use tasker_worker_rust::broker::topology::{Names, result_key, retry_key};
+use tasker_worker_rust::broker::{Broker, Message, Properties};
 use tasker_worker_rust::message::{Json, StepExecutionRequest, header};
 use tasker_worker_rust::orchestrator::advance::{
     Advance, DeadLetter, Effect, Event, Outcome, Timing, advance,
@@ -15,7 +17,9 @@ use tasker_worker_rust::orchestrator::task::{StepState, Task, TaskState};
 use tasker_worker_rust::template::Template;
 use uuid::Uuid;
 
-use crate::support::{failure, linear, result_of, template};
+use crate::support::{
+    Answer, Toy, config, failure, finished, linear, result_of, sqlite, start, task, template, texts, until,
+};
 
 struct World {
     task: Task,
@@ -192,4 +196,46 @@ fn a_compensation_that_failed_can_be_replayed() {
     assert_eq!(world.hear(replayed(1, world.success("~b", 2))).outcome, Outcome::Applied);
     assert_eq!((world.state("~b"), world.state("~a")), (StepState::Complete, StepState::Complete));
     assert_eq!(world.task.state, TaskState::Error);
+}
+
+#[tokio::test]
+async fn a_restarted_orchestrator_knows_the_life_of_each_step() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let settings = config(&sqlite(directory.path()));
+    let broker = MemoryBroker::new();
+    let orchestrator = start(&settings, &broker, linear()).await;
+    let toy = Toy::start(&broker, 1, |request| match request.step_name.as_str() {
+        "a" => Answer::Fail("no"),
+        name => Answer::Succeed(json!(name)),
+    });
+    let task_uuid = orchestrator.submit(task(json!({}))).await.expect("a new task");
+    assert_eq!(finished(&orchestrator, task_uuid).await, TaskState::Error);
+    let mut request = toy.ran().remove(0);
+
+    let names = Names::default();
+    let publish = async |exchange: String, routing_key: String, body: Vec<u8>, replays: u32| {
+        let mut properties = Properties::default();
+        if replays > 0 {
+            properties.headers.set(header::REPLAYS, replays);
+        }
+        let message = Message { exchange, routing_key, body: body.into(), properties };
+        broker.publisher().publish(message).await.expect("the broker takes it");
+    };
+    request.attempt = 2;
+    let rung = settings.ladder().rungs()[0];
+    let state = || texts(&orchestrator, "SELECT state || ' ' || replays FROM steps WHERE name = 'a'");
+    // The toy answers it without the header: for the orchestrator that is news from before the replay.
+    publish(names.retries(), retry_key("shop", rung), request.encode(), 1).await;
+    until("the retry", async || state().await == ["waiting_for_retry 1"]).await;
+    orchestrator.shutdown().await;
+
+    let orchestrator = start(&settings, &broker, linear()).await;
+    request.attempt = 9;
+    let late = result_of(&request, Err("from before the replay")).encode();
+    publish(names.results(), result_key("shop", "failed"), late, 0).await;
+    let success = result_of(&request, Ok(json!("a"))).encode();
+    publish(names.results(), result_key("shop", "completed"), success, 1).await;
+    until("the end", async || texts(&orchestrator, "SELECT state FROM tasks").await == ["complete"]).await;
+    let errors = texts(&orchestrator, "SELECT reason FROM transitions WHERE reason LIKE '%before%'").await;
+    assert!(errors.is_empty(), "{errors:?}");
 }

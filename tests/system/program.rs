@@ -369,6 +369,11 @@ fn dead_letters_are_listed_explained_replayed_and_discarded_on_rabbitmq() {
     assert_eq!(answer(&["list", "--newer-than", "1d"], 0)["letters"].as_array().unwrap().len(), 0);
 
     let namespace = ["--namespace", "linear_workflow"];
+    let listed = program.run(&[&["dead-letters", "list", "--limit", "1"][..], &namespace].concat());
+    let text = stdout(&listed);
+    for expected in ["GATEWAY_BUSY", "2026-01-01T00:00:00Z", "letter-1", "1 of 2 are listed"] {
+        assert!(text.contains(expected), "{expected} is missing in:\n{text}");
+    }
     let shown = program.run(&[&["dead-letters", "show", &step_uuid.to_string()][..], &namespace].concat());
     let text = stdout(&shown);
     for expected in

@@ -129,7 +129,7 @@ fn print_letters(letters: &[&Letter]) {
             letter.step.clone().unwrap_or_else(|| "-".to_owned()),
             letter.reason.clone(),
             letter.error.code.as_deref().map_or_else(|| "-".to_owned(), |code| brief(&json!(code), 30)),
-            brief(&json!(letter.error.message.lines().next()), 60),
+            brief(&json!(letter.error.message.lines().next().unwrap_or_default()), 60),
             letter.attempts.map_or_else(|| "-".to_owned(), |attempts| attempts.to_string()),
             time(letter.first_at),
             time(letter.last_at),
