@@ -5,6 +5,7 @@ pub mod broker;
 pub mod catalog;
 pub mod client;
 pub mod config;
+pub mod dead_letters;
 mod error;
 pub mod handler;
 pub mod message;

@@ -39,8 +39,10 @@ pub mod header {
     pub const LAST_AT: &str = "tasker-last-at";
     /// The worker that wrote the message.
     pub const WORKER_ID: &str = "tasker-worker-id";
-    /// The message a replayed dead letter came from.
+    /// The id of the dead letter that a request was made from; repeated in all that follows from it.
     pub const REPLAYED_FROM: &str = "tasker-replayed-from";
+    /// How often the step's dead letters were replayed; beside the one above.
+    pub const REPLAYS: &str = "tasker-replays";
     /// W3C trace context.
     pub const TRACEPARENT: &str = "traceparent";
 }
@@ -196,6 +198,11 @@ impl StepExecutionRequest {
 /// The id of the message of this `kind` about one attempt of one step.
 pub fn message_id(step_uuid: Uuid, attempt: u32, kind: &str) -> String {
     format!("{step_uuid}:{attempt}:{kind}")
+}
+
+/// A message's id with how often its step was replayed: a replay counts its attempts from 1 again.
+pub fn replayed_message_id(message_id: String, replays: u32) -> String {
+    if replays == 0 { message_id } else { format!("{message_id}:{replays}") }
 }
 
 /// The handler a template names for a step, and its settings.

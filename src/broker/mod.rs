@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use topology::Topology;
 
+use crate::message::header;
+
 /// A boxed future, for the calls that are rare.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -133,6 +135,11 @@ impl Headers {
             Some(HeaderValue::Integer(number)) => Some(*number),
             _ => None,
         }
+    }
+
+    /// How often the step this message is about was replayed from the dead letters.
+    pub fn replays(&self) -> u32 {
+        self.integer(header::REPLAYS).and_then(|replays| u32::try_from(replays).ok()).unwrap_or(0)
     }
 
     /// All headers.

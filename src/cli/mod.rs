@@ -1,6 +1,7 @@
 //! The command line: what it accepts, and which command does it.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
 
+mod dead_letters;
 mod demo;
 mod output;
 mod serve;
@@ -60,6 +61,9 @@ enum Command {
     /// Create or check the broker's queues and exchanges.
     #[command(subcommand)]
     Topology(topology::Command),
+    /// Look at dead letters, replay or discard them.
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
     /// Check and show the settings.
     #[command(subcommand)]
     Config(settings::Command),
@@ -132,6 +136,7 @@ fn run(arguments: &Arguments) -> Result<Answer, Error> {
         Command::Cancel(cancel) => block_on(cancel.run(&load(Program::Worker)?, output)),
         Command::Template(command) => command.run(output),
         Command::Topology(command) => block_on(command.run(load(Program::Worker)?, output)),
+        Command::DeadLetters(command) => block_on(command.run(load(Program::Worker)?, output)),
         Command::Config(command) => command.run(arguments.config.as_deref(), output),
         Command::Handlers => templates::handlers(load(Program::Worker)?, output),
     }

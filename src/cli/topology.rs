@@ -24,7 +24,7 @@ pub(super) enum Command {
 pub(super) struct Namespaces {
     /// The namespaces [default: those of the templates and of worker.namespaces].
     #[arg(long = "namespace", value_name = "NAME")]
-    namespaces: Vec<String>,
+    pub(super) namespaces: Vec<String>,
 }
 
 impl Command {
@@ -66,7 +66,7 @@ impl Command {
 }
 
 impl Namespaces {
-    fn resolve(&self, config: &Config) -> Result<BTreeSet<String>, Error> {
+    pub(super) fn resolve(&self, config: &Config) -> Result<BTreeSet<String>, Error> {
         if !self.namespaces.is_empty() {
             return Ok(self.namespaces.iter().cloned().collect());
         }
@@ -78,7 +78,7 @@ impl Namespaces {
 }
 
 /// Waits for the connection, but not for ever: a command is run by somebody who waits for it.
-async fn connected(broker: &dyn Broker, config: &Config) -> Result<(), Error> {
+pub(super) async fn connected(broker: &dyn Broker, config: &Config) -> Result<(), Error> {
     let mut status = broker.status();
     let limit = std::time::Duration::from_millis(config.broker.connect_timeout_ms);
     let connected = status.wait_for(|status| *status == BrokerStatus::Connected);

@@ -18,6 +18,13 @@ pub enum Event {
     Retry(Box<StepExecutionRequest>),
     /// A request went to the dead letters.
     DeadLetter(Box<DeadLetter>),
+    /// One of the three above, about a request that was made from a dead letter.
+    Replayed {
+        /// How often the step was replayed by then.
+        replays: u32,
+        /// What was heard.
+        event: Box<Event>,
+    },
     /// A caller wants it stopped.
     Cancel,
     /// A step's answer should have come by now.
@@ -144,14 +151,20 @@ pub struct Advance {
 }
 
 /// Applies one event to a task. Each attempt of a step is applied once, whatever is heard how often and in
-/// whichever order.
+/// whichever order. A replay begins the attempts of a failed step anew and reopens its task, unless what
+/// completed is being or was undone.
 pub fn advance(task: &mut Task, event: &Event, timing: &Timing) -> Advance {
-    let mut turn = Turn { task, timing, effects: Vec::new() };
+    let (replays, event) = match event {
+        Event::Replayed { replays, event } => (*replays, &**event),
+        event => (0, event),
+    };
+    let mut turn = Turn { task, timing, replays, effects: Vec::new() };
     let outcome = match event {
         Event::Submitted => turn.submitted(),
         Event::Result(result) => turn.result(result),
         Event::Retry(request) => turn.retry(request),
         Event::DeadLetter(letter) => turn.dead_letter(letter),
+        Event::Replayed { .. } => Outcome::Refused,
         Event::Cancel => turn.cancel(),
         Event::Overdue { step_name, step_uuid } => turn.overdue(step_name, *step_uuid),
     };
@@ -164,6 +177,8 @@ pub fn advance(task: &mut Task, event: &Event, timing: &Timing) -> Advance {
 struct Turn<'a> {
     task: &'a mut Task,
     timing: &'a Timing,
+    /// In which life of the step the event happened.
+    replays: u32,
     effects: Vec<Effect>,
 }
 
@@ -197,6 +212,7 @@ impl Turn<'_> {
         if !any_attempt_will_do && let Some(late) = self.too_late(step, result.attempt) {
             return late;
         }
+        self.reopen(step);
         let now = self.timing.now;
         let run = &mut self.task.steps[step];
         run.attempts = run.attempts.max(result.attempt);
@@ -233,6 +249,7 @@ impl Turn<'_> {
         if let Some(late) = self.too_late(step, failed) {
             return late;
         }
+        self.reopen(step);
         let now = self.timing.now;
         let millis = |at: Option<jiff::Timestamp>| at.map_or(now, |at| at.as_millisecond());
         let not_before = millis(request.not_before);
@@ -259,6 +276,7 @@ impl Turn<'_> {
         if let Some(late) = self.too_late(step, letter.attempt) {
             return late;
         }
+        self.reopen(step);
         let run = &mut self.task.steps[step];
         run.attempts = letter.attempt;
         run.error = Some(letter.error.clone());
@@ -306,6 +324,8 @@ impl Turn<'_> {
     fn too_late(&self, step: usize, attempt: u32) -> Option<Outcome> {
         let run = &self.task.steps[step];
         match run.state {
+            _ if self.replays < run.replays => Some(Outcome::Stale),
+            _ if self.replays > run.replays => self.not_to_be_reopened(step),
             StepState::Pending => Some(Outcome::Refused),
             StepState::Complete | StepState::Error | StepState::WaitingForRetry
                 if attempt == run.attempts =>
@@ -314,6 +334,38 @@ impl Turn<'_> {
             }
             state if state.is_finished() || attempt <= run.attempts => Some(Outcome::Stale),
             _ => None,
+        }
+    }
+
+    /// What an answer from a new life of a step is if the step must not begin one.
+    fn not_to_be_reopened(&self, step: usize) -> Option<Outcome> {
+        let undone = self.task.tally.compensating && self.task.plan.target(step).is_none();
+        let goes_on = self.task.state == TaskState::Error || !self.task.state.is_terminal();
+        match self.task.steps[step].state {
+            state if state.is_open() => None,
+            StepState::Error if goes_on && !undone => None,
+            state if state.satisfies() => Some(Outcome::Stale),
+            _ => Some(Outcome::Refused),
+        }
+    }
+
+    /// Begins a step's next life, if the event is from there.
+    fn reopen(&mut self, step: usize) {
+        let run = &mut self.task.steps[step];
+        if self.replays <= run.replays {
+            return;
+        }
+        run.replays = self.replays;
+        run.attempts = 0;
+        run.completed_at = None;
+        let reason = Some("replayed".to_owned());
+        if run.state == StepState::Error {
+            self.change(step, StepState::Enqueued, Note { reason: reason.clone(), ..Note::default() });
+            // What failed first, and what compensations wait for, is not undone by counting on.
+            self.task.recount();
+        }
+        if self.task.state == TaskState::Error {
+            self.enter(TaskState::StepsInProcess, reason);
         }
     }
 

@@ -230,7 +230,13 @@ impl Writer {
     }
 
     fn follow_up(&mut self, work: Work, rows: Vec<OutboxRow>, followup: Followup) {
-        for message in work.messages {
+        for (message, (_, outcome)) in work.messages.into_iter().zip(&followup.outcomes) {
+            if *outcome == Outcome::Refused && matches!(message.event, Event::Replayed { .. }) {
+                tracing::warn!(
+                    task_uuid = %message.task_uuid,
+                    "A step was replayed whose task was rolled back or cancelled; its answer changes nothing."
+                );
+            }
             settle(message.acker, Disposition::Ack);
         }
         METRICS.outbox_depth.add(rows.len() as i64 - work.sent.len() as i64);

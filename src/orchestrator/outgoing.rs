@@ -8,6 +8,7 @@ use crate::broker::topology::{Names, step_key};
 use crate::broker::{Message, Properties};
 use crate::message::{
     self, ControlMessage, PROTOCOL_VERSION, StepExecutionRequest, StepOutput, header, message_id,
+    replayed_message_id,
 };
 
 /// The request for one attempt of a step. The same attempt asked for again has the same message id.
@@ -47,8 +48,12 @@ pub fn request(task: &Task, step: usize, attempt: u32, now: i64, names: &Names) 
             .and_then(|at| Timestamp::from_millisecond(at).ok()),
         not_before: None,
     };
-    let mut properties = properties(request.message_id("request"), task, "step.request", now);
+    let message_id = replayed_message_id(request.message_id("request"), run.replays);
+    let mut properties = properties(message_id, task, "step.request", now);
     properties.headers.set(header::ATTEMPT, attempt);
+    if run.replays > 0 {
+        properties.headers.set(header::REPLAYS, run.replays);
+    }
     Message {
         exchange: names.steps(),
         routing_key: step_key(&template.namespace, &definition.name),

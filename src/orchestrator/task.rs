@@ -158,6 +158,8 @@ pub struct StepRun {
     pub state: StepState,
     /// Executions that have begun, as far as we were told. An open step's request is for the next one.
     pub attempts: u32,
+    /// How often it was replayed from the dead letters. Each time its attempts are counted anew.
+    pub replays: u32,
     /// What its handler returned.
     pub output: Option<Json>,
     /// What its last attempt failed with.
@@ -185,6 +187,7 @@ impl StepRun {
             exists,
             state: StepState::Pending,
             attempts: 0,
+            replays: 0,
             output: None,
             error: None,
             enqueued_at: None,

@@ -26,6 +26,9 @@ pub(super) struct Work {
     /// When it arrived, for people.
     pub(super) arrived: Timestamp,
     pub(super) traceparent: Option<String>,
+    /// How often the step was replayed from the dead letters: its attempts are counted anew each time.
+    pub(super) replays: u32,
+    pub(super) replayed_from: Option<String>,
     /// The body as it came: what a dead letter is made of.
     pub(super) body: bytes::Bytes,
 }
@@ -60,6 +63,8 @@ pub(super) fn dispatch(core: &Core, namespace: &Arc<str>, delivery: Delivery) ->
         namespace: namespace.clone(),
         handler,
         traceparent: delivery.properties.headers.text(header::TRACEPARENT).map(str::to_owned),
+        replays: delivery.properties.headers.replays(),
+        replayed_from: delivery.properties.headers.text(header::REPLAYED_FROM).map(str::to_owned),
         request: Arc::new(request),
         acker: delivery.acker,
         received_at: delivery.received_at,

@@ -14,7 +14,7 @@ use crate::broker::topology::{dead_key, result_key, retry_key};
 use crate::broker::{Acker, Disposition, Headers, Message, Properties, PublishError};
 use crate::message::{
     ErrorType, ExecutionMetadata, Json, PROTOCOL_VERSION, ResultStatus, StepExecutionError,
-    StepExecutionRequest, StepExecutionResult, encode, header,
+    StepExecutionRequest, StepExecutionResult, encode, header, replayed_message_id,
 };
 use crate::ops::metrics::{METRICS, seconds};
 use crate::outcome::{DeadReason, Delay, StepError, Verdict};
@@ -255,6 +255,12 @@ fn outgoing(core: &Core, work: &Work, exchange: String, routing_key: String) -> 
     if let Some(traceparent) = &work.traceparent {
         headers.set(header::TRACEPARENT, traceparent.as_str());
     }
+    if work.replays > 0 {
+        headers.set(header::REPLAYS, work.replays);
+    }
+    if let Some(replayed_from) = &work.replayed_from {
+        headers.set(header::REPLAYED_FROM, replayed_from.as_str());
+    }
     let properties = Properties {
         correlation_id: Some(request.correlation_id.clone()),
         timestamp: u64::try_from(Timestamp::now().as_second()).ok(),
@@ -266,7 +272,8 @@ fn outgoing(core: &Core, work: &Work, exchange: String, routing_key: String) -> 
 
 fn with_body(mut message: Message, kind: &str, message_id: String, body: Bytes) -> Message {
     message.properties.kind = Some(kind.to_owned());
-    message.properties.message_id = Some(message_id);
+    let replays = message.properties.headers.replays();
+    message.properties.message_id = Some(replayed_message_id(message_id, replays));
     message.body = body;
     message
 }

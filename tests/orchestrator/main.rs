@@ -3,6 +3,7 @@
 
 mod faults;
 mod flow;
+mod replay;
 mod simulation;
 mod store;
 mod support;

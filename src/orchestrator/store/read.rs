@@ -70,7 +70,7 @@ impl Store {
             let Some(task) = task else { return Ok(None) };
             let steps = sqlx::query(
                 "SELECT position, step_uuid, state, attempts, output, error, enqueued_at, due_at, \
-                 next_retry_at, last_attempted_at, last_failure_at, completed_at \
+                 next_retry_at, last_attempted_at, last_failure_at, completed_at, replays \
                  FROM steps WHERE task_uuid = ?",
             )
             .bind(uuid)
@@ -229,6 +229,7 @@ fn read_step(row: &SqliteRow) -> Result<(usize, StepRun), String> {
         last_attempted_at: column(row, 9)?,
         last_failure_at: column(row, 10)?,
         completed_at: column(row, 11)?,
+        replays: column(row, 12)?,
         waits_for: 0,
     };
     Ok((usize::try_from(position).map_err(|_| format!("position {position} is no place"))?, run))

@@ -124,7 +124,7 @@ async fn task_states(connection: &mut SqliteConnection, batch: &Batch) -> Result
 async fn new_steps(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     let head = "INSERT INTO steps (step_uuid, task_uuid, position, name, max_attempts, created_at, state, \
                 attempts, output, result, error, enqueued_at, due_at, next_retry_at, last_attempted_at, \
-                last_failure_at, completed_at, updated_at) ";
+                last_failure_at, completed_at, replays, updated_at) ";
     bulk(connection, head, &batch.new_steps, "", |mut row, step| {
         row.push_bind(step.run.uuid.to_string())
             .push_bind(step.task_uuid.to_string())
@@ -139,14 +139,14 @@ async fn new_steps(connection: &mut SqliteConnection, batch: &Batch) -> Result<(
 
 async fn steps(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     let head = "WITH new (step_uuid, state, attempts, output, result, error, enqueued_at, due_at, \
-                next_retry_at, last_attempted_at, last_failure_at, completed_at, updated_at) AS (";
+                next_retry_at, last_attempted_at, last_failure_at, completed_at, replays, updated_at) AS (";
     // A step's output and result are bound only when they are new; otherwise the stored ones stay.
     let tail = ") UPDATE steps SET state = new.state, attempts = new.attempts, \
                 output = COALESCE(new.output, steps.output), result = COALESCE(new.result, steps.result), \
                 error = new.error, enqueued_at = new.enqueued_at, due_at = new.due_at, \
                 next_retry_at = new.next_retry_at, last_attempted_at = new.last_attempted_at, \
                 last_failure_at = new.last_failure_at, completed_at = new.completed_at, \
-                updated_at = new.updated_at FROM new WHERE steps.step_uuid = new.step_uuid";
+                replays = new.replays, updated_at = new.updated_at FROM new WHERE steps.step_uuid = new.step_uuid";
     bulk(connection, head, &batch.steps, tail, |mut row, step| {
         row.push_bind(step.run.uuid.to_string());
         progress(&mut row, step, batch.now);
@@ -173,6 +173,7 @@ fn progress(row: &mut Separated<'_, Sqlite, &str>, step: &super::StepRow, now: i
         .push_bind(run.last_attempted_at)
         .push_bind(run.last_failure_at)
         .push_bind(run.completed_at)
+        .push_bind(i64::from(run.replays))
         .push_bind(now);
 }
 

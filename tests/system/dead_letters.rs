@@ -1,0 +1,379 @@
+//! Dead letters: looking changes nothing, replaying goes on where a task stopped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tasker_worker_rust::broker::topology::Names;
+use tasker_worker_rust::broker::{Broker, Disposition, Source};
+use tasker_worker_rust::catalog::Catalog;
+use tasker_worker_rust::dead_letters::{Filter, Letter, ReplayError, Replayed, release, take};
+use tasker_worker_rust::message::header;
+use tasker_worker_rust::{Namespace, Step, StepError, StepResult, template};
+use uuid::Uuid;
+
+use crate::support::{Desk, Kind, NAMESPACE, Report, within};
+use crate::system::System;
+
+crate::on_both_brokers! {
+    looking_at_dead_letters_neither_takes_nor_reorders_them
+    filters_choose_by_id_step_code_reason_and_age
+    what_is_no_request_says_why_and_can_only_be_discarded
+    a_replay_runs_the_step_anew_under_a_number_of_its_own
+    what_dies_again_is_parked_again_and_not_replayed_unasked
+    a_replayed_step_completes_its_task_once_its_cause_is_mended
+    a_step_of_a_rolled_back_task_is_not_resumed
+    errors_of_any_size_fit_into_a_dead_letters_headers
+}
+
+mod faults {
+    use std::time::Duration;
+
+    use tasker_worker_rust::broker::memory::MemoryBroker;
+    use tasker_worker_rust::broker::topology::{QueueKind, Topology, dead_key};
+    use tasker_worker_rust::broker::{Message, PublishError};
+    use tasker_worker_rust::retry::Ladder;
+
+    use super::*;
+
+    /// A broker with one parked request.
+    async fn with_a_letter() -> (Arc<MemoryBroker>, Arc<dyn Broker>, Names) {
+        let (memory, names) = (MemoryBroker::new(), Names::default());
+        let ladder = Ladder::new(Duration::from_millis(50), 2.0, 1);
+        let topology = Topology::new(&names, &ladder, QueueKind::Quorum, [NAMESPACE]);
+        memory.declare(&topology).await.unwrap();
+        let ids = json!({"task_uuid": Uuid::new_v4(), "step_uuid": Uuid::new_v4()});
+        let mut body = json!({"namespace": NAMESPACE, "step_name": "pay", "attempt": 2});
+        body.as_object_mut().unwrap().extend(ids.as_object().unwrap().clone());
+        let message = Message {
+            exchange: names.dead_letters(),
+            routing_key: dead_key(NAMESPACE, "test"),
+            body: body.to_string().into(),
+            properties: Default::default(),
+        };
+        memory.publisher().publish(message).await.unwrap();
+        (memory.clone(), memory, names)
+    }
+
+    #[tokio::test]
+    async fn a_letter_whose_replay_is_not_confirmed_stays() {
+        let (memory, broker, names) = with_a_letter().await;
+        let steps = names.step_queue(NAMESPACE);
+        memory.limit_queue(&steps, Some(0)).unwrap();
+        let mut letter = taken(&broker, &names).await.remove(0);
+        let refused = within(letter.replay(&broker.publisher(), &names)).await;
+        assert_eq!(refused, Err(ReplayError::Publish(PublishError::Refused)));
+        letter.release();
+        parked(&broker, &names, 1).await;
+
+        memory.limit_queue(&steps, None).unwrap();
+        memory.lose_confirms(1);
+        for expected in [None, Some(Replayed::Done)] {
+            let mut letter = taken(&broker, &names).await.remove(0);
+            assert_eq!(within(letter.replay(&broker.publisher(), &names)).await.ok(), expected);
+            letter.release();
+        }
+        // The first one was published all the same: both are the same request.
+        let mut requests = broker.subscribe(Source::Queue(steps), 2);
+        let mut ids = Vec::new();
+        for _ in 0..2 {
+            let request = within(requests.recv()).await.unwrap();
+            ids.push((request.properties.message_id.clone(), request.properties.headers.replays()));
+            request.acker.settle(Disposition::Ack).unwrap();
+        }
+        assert_eq!(ids[0], ids[1]);
+        parked(&broker, &names, 0).await;
+    }
+
+    #[tokio::test]
+    async fn a_letter_that_is_no_longer_held_is_not_replayed() {
+        let (memory, broker, names) = with_a_letter().await;
+        let mut letter = taken(&broker, &names).await.remove(0);
+        memory.disconnect();
+        assert_eq!(within(letter.replay(&broker.publisher(), &names)).await, Err(ReplayError::Lost));
+        parked(&broker, &names, 1).await;
+        assert_eq!(broker.depth(&names.step_queue(NAMESPACE)).await, Ok(Some(0)));
+    }
+}
+
+async fn taken(broker: &Arc<dyn Broker>, names: &Names) -> Vec<Letter> {
+    let (letters, left) = within(take(&**broker, names, NAMESPACE)).await.expect("the queue is there");
+    assert_eq!(left, 0);
+    letters
+}
+
+/// Waits until as many letters are parked.
+async fn parked(broker: &Arc<dyn Broker>, names: &Names, count: u64) {
+    let queue = names.dead_letter_queue(NAMESPACE);
+    within(async {
+        while broker.depth(&queue).await.expect("the broker answers") != Some(count) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+fn failing() -> Namespace {
+    Namespace::new(NAMESPACE).step("fail", |step: Step<Value>| async move {
+        let code = step.context["code"].as_str().unwrap_or("NO").to_owned();
+        StepResult::<()>::Err(StepError::permanent("it never works").code(code))
+    })
+}
+
+/// Parks the letter of one failed step.
+async fn die(desk: &mut Desk, step: &str, context: Value) -> Uuid {
+    let request = desk.ask(step, context).await;
+    assert!(!desk.next_result().await.success);
+    desk.next_dead_letter().await;
+    request.step_uuid
+}
+
+async fn looking_at_dead_letters_neither_takes_nor_reorders_them(kind: Kind) {
+    let mut desk = Desk::open(kind).await;
+    let worker = desk.worker(failing()).await;
+    let mut steps = Vec::new();
+    for _ in 0..5 {
+        steps.push(Some(die(&mut desk, "fail", json!({})).await));
+    }
+    let (broker, names) = (desk.broker.clone(), desk.names.clone());
+    for _ in 0..3 {
+        parked(&broker, &names, 5).await;
+        let letters = taken(&broker, &names).await;
+        assert_eq!(letters.iter().map(|letter| letter.step_uuid).collect::<Vec<_>>(), steps);
+        parked(&broker, &names, 0).await;
+        release(letters);
+    }
+    parked(&broker, &names, 5).await;
+    within(worker.shutdown()).await;
+    desk.close().await;
+}
+
+async fn filters_choose_by_id_step_code_reason_and_age(kind: Kind) {
+    let mut desk = Desk::open(kind).await;
+    let worker = desk.worker(failing()).await;
+    let declined = die(&mut desk, "fail", json!({"code": "DECLINED"})).await;
+    let unknown = die(&mut desk, "unheard_of", json!({})).await;
+    let (broker, names) = (desk.broker.clone(), desk.names.clone());
+    parked(&broker, &names, 2).await;
+    let letters = taken(&broker, &names).await;
+    let text = |text: &str| Some(text.to_owned());
+    let hour = jiff::SignedDuration::from_hours(1);
+    let (earlier, later) = (Some(Timestamp::now() - hour), Some(Timestamp::now() + hour));
+    let none = Filter::default;
+    for (filter, expected) in [
+        (none(), vec![declined, unknown]),
+        (Filter { ids: vec![declined.to_string()], ..none() }, vec![declined]),
+        (Filter { ids: vec![letters[1].message_id.clone()], ..none() }, vec![unknown]),
+        (Filter { step: text("unheard_of"), ..none() }, vec![unknown]),
+        (Filter { code: text("DECLINED"), ..none() }, vec![declined]),
+        (Filter { reason: text("handler_not_found"), ..none() }, vec![unknown]),
+        (Filter { code: text("DECLINED"), reason: text("handler_not_found"), ..none() }, vec![]),
+        (Filter { before: later, after: earlier, ..none() }, vec![declined, unknown]),
+        (Filter { before: earlier, ..none() }, vec![]),
+        (Filter { after: later, ..none() }, vec![]),
+    ] {
+        let found = letters.iter().filter(|letter| filter.matches(letter)).map(|letter| letter.step_uuid);
+        assert_eq!(found.flatten().collect::<Vec<_>>(), expected, "{filter:?}");
+    }
+    release(letters);
+    within(worker.shutdown()).await;
+    desk.close().await;
+}
+
+async fn what_is_no_request_says_why_and_can_only_be_discarded(kind: Kind) {
+    let mut desk = Desk::open(kind).await;
+    let worker = desk.worker(failing()).await;
+    desk.send_bytes(NAMESPACE, "fail", r#"{"namespace": "orders"}"#).await;
+    desk.next_dead_letter().await;
+    let (broker, names) = (desk.broker.clone(), desk.names.clone());
+    parked(&broker, &names, 1).await;
+    let mut letter = taken(&broker, &names).await.remove(0);
+    assert_eq!((letter.reason.as_str(), &letter.step), ("rejected", &None));
+    assert!(letter.error.message.contains("missing field"), "{}", letter.error.message);
+    let id = letter.message_id.clone();
+    assert!(letter.check(u32::MAX).unwrap_err().contains("only discarded"));
+    let refused = letter.replay(&broker.publisher(), &names).await;
+    assert!(matches!(refused, Err(ReplayError::Unusable(why)) if why.contains("missing field")));
+    letter.release();
+
+    parked(&broker, &names, 1).await;
+    let mut letter = taken(&broker, &names).await.remove(0);
+    assert_eq!(letter.message_id, id, "an id made from the body finds it again");
+    letter.discard().expect("it is held");
+    within(worker.shutdown()).await;
+    assert!(taken(&broker, &names).await.is_empty());
+    desk.close().await;
+}
+
+async fn a_replay_runs_the_step_anew_under_a_number_of_its_own(kind: Kind) {
+    let mut desk = Desk::open(kind).await;
+    let broken = Arc::new(AtomicBool::new(true));
+    let switch = broken.clone();
+    let handler = move |step: Step<Value>| {
+        let broken = switch.load(Ordering::SeqCst);
+        async move {
+            match (broken, step.attempt()) {
+                (true, _) => Err(StepError::permanent("the gateway is gone")),
+                (false, 1) => Err(StepError::retryable("the gateway starts")),
+                (false, attempt) => Ok(attempt),
+            }
+        }
+    };
+    let worker = desk.worker(Namespace::new(NAMESPACE).step("pay", handler)).await;
+    let step_uuid = die(&mut desk, "pay", json!({"amount": 1})).await;
+    broken.store(false, Ordering::SeqCst);
+    let (broker, names) = (desk.broker.clone(), desk.names.clone());
+    parked(&broker, &names, 1).await;
+    let mut letter = taken(&broker, &names).await.remove(0);
+    let dead = letter.message_id.clone();
+    assert_eq!((dead.clone(), letter.replays), (format!("{step_uuid}:1:dead"), 0));
+    let replayed = within(letter.replay(&broker.publisher(), &names)).await;
+    assert_eq!(replayed, Ok(Replayed::Done));
+
+    let Report::Retry(retry, of_retry) = desk.next().await else { panic!("a retry is expected") };
+    let Report::Result(result, of_result) = desk.next().await else { panic!("a result is expected") };
+    assert_eq!((retry.attempt, result.attempt, result.data.get()), (2, 2, "2"));
+    assert_eq!(retry.task_data.get(), r#"{"amount":1}"#);
+    for properties in [&of_retry, &of_result] {
+        assert_eq!(properties.headers.replays(), 1);
+        assert_eq!(properties.headers.text(header::REPLAYED_FROM), Some(dead.as_str()));
+        assert_eq!(properties.headers.text(header::REASON), None);
+    }
+    assert_eq!(of_result.message_id, Some(format!("{step_uuid}:2:result:1")));
+    parked(&broker, &names, 0).await;
+    within(worker.shutdown()).await;
+    desk.close().await;
+}
+
+async fn what_dies_again_is_parked_again_and_not_replayed_unasked(kind: Kind) {
+    let mut desk = Desk::open(kind).await;
+    let worker = desk.worker(failing()).await;
+    let step_uuid = die(&mut desk, "fail", json!({})).await;
+    let (broker, names) = (desk.broker.clone(), desk.names.clone());
+    for (replays, replayed_from) in [(1, format!("{step_uuid}:1:dead")), (2, format!("{step_uuid}:1:dead:1"))]
+    {
+        parked(&broker, &names, 1).await;
+        let mut letter = taken(&broker, &names).await.remove(0);
+        letter.check(replays).expect("it was not replayed so often");
+        assert_eq!(letter.message_id, replayed_from);
+        let done = within(letter.replay(&broker.publisher(), &names)).await;
+        assert_eq!(done, Ok(Replayed::Done));
+        assert!(!desk.next_result().await.success);
+        desk.next_dead_letter().await;
+
+        parked(&broker, &names, 1).await;
+        let letter = taken(&broker, &names).await.remove(0);
+        assert_eq!(letter.replays, replays);
+        assert_eq!(letter.properties.headers.text(header::REPLAYED_FROM), Some(replayed_from.as_str()));
+        assert!(letter.check(replays).unwrap_err().contains("died again"));
+        letter.release();
+    }
+    within(worker.shutdown()).await;
+    desk.close().await;
+}
+
+/// A system with these steps, whose `pay` fails for good until it is mended.
+async fn shop(kind: Kind, steps: &str) -> (System, Arc<AtomicBool>, Arc<AtomicU32>) {
+    let file = format!("name: order\nnamespace_name: {NAMESPACE}\nversion: 1.0.0\nsteps:\n{steps}");
+    let parsed = template::parse(&file, None).expect("the template is right");
+    let (mended, paid) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let (switch, count) = (mended.clone(), paid.clone());
+    let pay = move |_: Step| {
+        let mended = switch.load(Ordering::SeqCst);
+        let runs = count.fetch_add(1, Ordering::SeqCst) + 1;
+        async move { if mended { Ok(runs) } else { Err(StepError::permanent("no gateway")) } }
+    };
+    let done = |_: Step| async { StepResult::Ok("done") };
+    let handlers = Namespace::new(NAMESPACE)
+        .step("pay", pay)
+        .step("ship", done)
+        .step("reserve", done)
+        .step("release", done);
+    let catalog = Catalog::from_templates(vec![parsed.template]);
+    (System::open_with(kind, catalog, vec![handlers]).await, mended, paid)
+}
+
+async fn becomes(system: &System, task_uuid: Uuid, status: &str) {
+    within(async {
+        while system.client.task(task_uuid).await.expect("the orchestrator answers").status != status {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+async fn a_replayed_step_completes_its_task_once_its_cause_is_mended(kind: Kind) {
+    let steps = "- {name: pay, handler: {callable: pay}}\n\
+                 - {name: ship, handler: {callable: ship}, dependencies: [pay]}\n";
+    let (mut system, mended, _) = shop(kind, steps).await;
+    let task_uuid = system.submit(NAMESPACE, "order", json!({})).await;
+    assert_eq!(system.finished(task_uuid).await.status, "error");
+    let (broker, names) = (system.broker.clone(), system.config.names());
+    parked(&broker, &names, 1).await;
+    // The orchestrator knows of the replay from its answer alone, and from its store whatever came before.
+    system.restart_orchestrator().await;
+    mended.store(true, Ordering::SeqCst);
+    let mut letter = taken(&broker, &names).await.remove(0);
+    assert_eq!(within(letter.objection(&system.client)).await.expect("it answers"), None);
+    assert_eq!(within(letter.replay(&broker.publisher(), &names)).await, Ok(Replayed::Done));
+    becomes(&system, task_uuid, "complete").await;
+    assert_eq!(system.output(task_uuid, "pay").await, 2);
+    assert_eq!(system.output(task_uuid, "ship").await, "done");
+    assert_eq!(system.step(task_uuid, "pay").await.attempts, 1);
+    parked(&broker, &names, 0).await;
+    system.close().await;
+}
+
+async fn a_step_of_a_rolled_back_task_is_not_resumed(kind: Kind) {
+    let steps = "- {name: reserve, handler: {callable: reserve}}\n\
+                 - {name: pay, handler: {callable: pay}, dependencies: [reserve]}\n\
+                 - {name: release, handler: {callable: release}, compensates: reserve}\n";
+    let (system, mended, paid) = shop(kind, steps).await;
+    let task_uuid = system.submit(NAMESPACE, "order", json!({})).await;
+    assert_eq!(system.finished(task_uuid).await.status, "error");
+    assert_eq!(system.output(task_uuid, "release").await, "done");
+    let (broker, names) = (system.broker.clone(), system.config.names());
+    parked(&broker, &names, 1).await;
+    mended.store(true, Ordering::SeqCst);
+    let mut letter = taken(&broker, &names).await.remove(0);
+    let objection = within(letter.objection(&system.client)).await.expect("it answers");
+    assert!(objection.expect("there is one").contains("rolled back"));
+
+    // Whoever does not ask runs the step, but the task stays as it is.
+    assert_eq!(within(letter.replay(&broker.publisher(), &names)).await, Ok(Replayed::Done));
+    within(async {
+        while paid.load(Ordering::SeqCst) < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // A task submitted later is answered later: by its end the replay's answer was heard.
+    let later = system.submit(NAMESPACE, "order", json!({"later": true})).await;
+    assert_eq!(system.finished(later).await.status, "complete");
+    let task = system.client.task(task_uuid).await.expect("the orchestrator answers");
+    assert_eq!((task.status.as_str(), task.completed_steps), ("error", 2));
+    assert_eq!(system.step(task_uuid, "pay").await.current_state, "error");
+    system.close().await;
+}
+
+async fn errors_of_any_size_fit_into_a_dead_letters_headers(kind: Kind) {
+    let mut desk = Desk::open(kind).await;
+    let handler = |_: Step<Value>| async {
+        let error = StepError::permanent("é".repeat(1_000_000)).code("C".repeat(200_000));
+        StepResult::<()>::Err(error.details(json!("d".repeat(500_000))))
+    };
+    let worker = desk.worker(Namespace::new(NAMESPACE).step("shout", handler)).await;
+    die(&mut desk, "shout", json!({})).await;
+    let mut parked = desk.broker.subscribe(Source::Queue(desk.names.dead_letter_queue(NAMESPACE)), 1);
+    let delivery = within(parked.recv()).await.expect("it is parked");
+    let headers = &delivery.properties.headers;
+    let size: usize = headers.iter().map(|(name, value)| name.len() + format!("{value:?}").len()).sum();
+    // The smallest frame a broker may ask for has 4,096 bytes.
+    assert!(size < 4_000, "{size} bytes of headers");
+    assert!(headers.text(header::ERROR).unwrap().ends_with("(2000000 bytes in all)"));
+    delivery.acker.settle(Disposition::Ack).expect("it is ours");
+    drop(parked);
+    within(worker.shutdown()).await;
+    desk.close().await;
+}
