@@ -18,6 +18,7 @@ mod dag;
 mod environment;
 mod fields;
 pub mod graph;
+pub mod lease;
 mod raw;
 mod step;
 mod yaml;
