@@ -20,6 +20,16 @@ test: ## run every test, the RabbitMQ ones too (starts a private broker if RABBI
 	cargo build --tests --examples
 	scripts/with-rabbitmq cargo test
 
+.PHONY: fuzz
+fuzz: ## a million mutated inputs to every decoder, and a million through a running worker
+	FUZZ_CASES=$${FUZZ_CASES:-1000000} FUZZ_MESSAGES=$${FUZZ_MESSAGES:-1000000} \
+		cargo test --release --test fuzz -- --nocapture decoding messages extremes
+
+.PHONY: soak
+soak: ## a million steps and 500 reconnects through RabbitMQ; fails when the worker's memory grows
+	SOAK_STEPS=$${SOAK_STEPS:-1000000} SOAK_RECONNECTS=$${SOAK_RECONNECTS:-500} \
+		scripts/with-rabbitmq cargo test --release --test fuzz -- --nocapture soak
+
 .PHONY: fmt
 fmt: ## format the code
 	cargo fmt

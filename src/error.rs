@@ -84,6 +84,26 @@ impl Error {
     }
 }
 
+/// A problem that may quote its input, as one short line: control characters escaped, the middle left out.
+pub(crate) fn sentence(text: &str) -> String {
+    const START: usize = 400;
+    const END: usize = 200;
+    let mut line = String::with_capacity(text.len().min(START + END));
+    let left_out = text.len().saturating_sub(START + END);
+    for (at, character) in text.char_indices() {
+        let within = at < START || at >= START + left_out;
+        match character {
+            _ if !within => {}
+            character if character.is_control() => line.extend(character.escape_default()),
+            character => line.push(character),
+        }
+        if left_out > 0 && at < START && at + character.len_utf8() >= START {
+            line.push_str(" … ");
+        }
+    }
+    line
+}
+
 fn list(lines: &[String]) -> String {
     lines.iter().map(|line| format!("  - {line}")).collect::<Vec<_>>().join("\n")
 }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use crate::error::sentence;
 use crate::retry::RetryPolicy;
 
 /// The version of the message contract this build speaks. Fields may be added under the same version.
@@ -181,7 +182,7 @@ impl StepExecutionRequest {
     /// # Errors
     /// A sentence naming the field, for JSON that is broken, incomplete or of a later protocol.
     pub fn decode(body: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(body)
+        decode(body)
     }
 
     /// The request's body.
@@ -266,7 +267,7 @@ impl StepExecutionResult {
     /// # Errors
     /// A sentence naming the field, for JSON that is broken or incomplete.
     pub fn decode(body: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(body)
+        decode(body)
     }
 
     /// The result's body.
@@ -397,10 +398,25 @@ pub enum ControlMessage {
     },
 }
 
+impl ControlMessage {
+    /// Reads a control message.
+    ///
+    /// # Errors
+    /// A sentence naming the field, for JSON that is broken or incomplete.
+    pub fn decode(body: &[u8]) -> Result<Self, serde_json::Error> {
+        decode(body)
+    }
+}
+
 /// Whether `namespace` may be a queue's name: `[A-Za-z0-9_-]{1,64}`.
 pub fn is_namespace(namespace: &str) -> bool {
     (1..=64).contains(&namespace.len())
         && namespace.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+/// What a body says, or one line about why it says nothing: it may come from anywhere.
+fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(body).map_err(|error| de::Error::custom(sentence(&error.to_string())))
 }
 
 /// A message's body.

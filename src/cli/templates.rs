@@ -62,6 +62,11 @@ fn validate(path: &Path, output: Output) -> Result<Answer, Error> {
     } else {
         vec![std::sync::Arc::new(read(path)?)]
     };
+    // How many namespaces share a worker is the worker's to check.
+    let too_long = Config::load().unwrap_or_default().lease(1).exceeded(&templates);
+    if !too_long.is_empty() {
+        return Err(Error::Templates(too_long));
+    }
     if output == Output::Json {
         let rows: Vec<_> = templates
             .iter()

@@ -13,6 +13,7 @@ use super::check::{Rule, clashes};
 use super::document::{Entry, File, flatten, is_section, json};
 use super::setting::Setting;
 use crate::Error;
+use crate::error::sentence;
 
 /// Which of the two programs the settings are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -304,7 +305,7 @@ impl Layers {
             Ok(config) => config,
             Err(error) => {
                 self.mistakes.push(error.to_string());
-                return Err(Error::Config(self.mistakes));
+                return Err(told(&self.mistakes));
             }
         };
         for clash in clashes(&config, program) {
@@ -318,10 +319,15 @@ impl Layers {
             self.mistakes.push(format!("{}: {}", sources.join(", "), clash.problem));
         }
         if !self.mistakes.is_empty() {
-            return Err(Error::Config(self.mistakes));
+            return Err(told(&self.mistakes));
         }
         Ok(Config { sources: Sources(self.sources), ..config })
     }
+}
+
+/// Mistakes quote files, which may hold anything.
+fn told(mistakes: &[String]) -> Error {
+    Error::Config(mistakes.iter().map(|mistake| sentence(mistake)).collect())
 }
 
 /// The variable that sets `key`.

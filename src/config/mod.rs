@@ -31,6 +31,7 @@ pub use crate::broker::topology::QueueKind;
 
 use crate::broker::topology::Names;
 use crate::retry::Ladder;
+use crate::template::lease::Lease;
 pub(crate) use check::log_filter;
 
 use check::Rule;
@@ -84,6 +85,16 @@ impl Config {
     pub fn ladder(&self) -> Ladder {
         let ladder = &self.broker.delay_ladder;
         Ladder::new(Duration::from_millis(ladder.first_ms), ladder.ratio, ladder.rungs)
+    }
+
+    /// What bounds the time a step may hold its delivery, in a worker that serves this many namespaces.
+    pub fn lease(&self, namespaces: usize) -> Lease {
+        Lease {
+            limit: Duration::from_secs(self.broker.consumer_timeout_seconds),
+            default_timeout: Duration::from_secs(self.worker.step_timeout_seconds),
+            confirm: Duration::from_millis(self.broker.publish_timeout_ms),
+            namespaces,
+        }
     }
 
     /// The names of the broker's queues and exchanges.
@@ -246,6 +257,8 @@ settings! {
         publish_window: usize = 256, Rule::Integer(1, 65_535);
         /// Larger requests are refused, larger results fail their step. Stay below the broker's own limit.
         max_message_bytes: usize = 8 << 20, Rule::Integer(1 << 10, 128 << 20);
+        /// What the broker's own consumer_timeout is set to: it takes back what is not acked for this long. 0 for never.
+        consumer_timeout_seconds: u64 = 1_800, Rule::Integer(0, 2_592_000);
     } {
         /// The delay queues.
         delay_ladder: LadderConfig;

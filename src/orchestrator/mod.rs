@@ -44,6 +44,7 @@ use crate::message::is_namespace;
 use crate::ops::metrics::METRICS;
 use crate::retry::Ladder;
 use crate::template::Template;
+use crate::template::lease::Lease;
 
 use apply::{Limits, Writer};
 use cache::Cache;
@@ -72,6 +73,7 @@ type TemplateKey = (String, String, String);
 struct Inner {
     store: Store,
     catalog: Catalog,
+    lease: Lease,
     broker: Arc<dyn Broker>,
     commands: mpsc::Sender<Command>,
     shared: Arc<Shared>,
@@ -85,8 +87,14 @@ impl Orchestrator {
     /// requests sent once it is.
     ///
     /// # Errors
-    /// When the store cannot be opened.
+    /// When the store cannot be opened, or a step may hold its delivery for longer than the broker lets it.
     pub async fn start(config: &Config, broker: Arc<dyn Broker>, catalog: Catalog) -> Result<Self, Error> {
+        // How many namespaces share a worker is the worker's to check.
+        let lease = config.lease(1);
+        let too_long = lease.exceeded(&catalog.all());
+        if !too_long.is_empty() {
+            return Err(Error::Templates(too_long));
+        }
         let store = Store::open(&config.orchestrator.database_url).await?;
         METRICS.outbox_depth.set(store.unsent_count().await?);
         let in_use = store.unfinished().await?;
@@ -151,7 +159,9 @@ impl Orchestrator {
         running.spawn(writer.run());
         running.close();
         let plans = Mutex::new(HashMap::new());
-        Ok(Self { inner: Arc::new(Inner { store, catalog, broker, commands, shared, plans, stop, running }) })
+        Ok(Self {
+            inner: Arc::new(Inner { store, catalog, lease, broker, commands, shared, plans, stop, running }),
+        })
     }
 
     /// Accepts a task. When this returns, the task survives whatever happens to this process.
@@ -211,6 +221,10 @@ impl Orchestrator {
             && Arc::ptr_eq(plan.template(), template)
         {
             return Ok((*template_id, Arc::clone(plan)));
+        }
+        // It may have been changed since the start.
+        if let Some(problem) = self.inner.lease.exceeded(std::slice::from_ref(template)).pop() {
+            return Err(SubmitError::Invalid(problem));
         }
         let plan = Arc::new(Plan::new(Arc::clone(template)).map_err(SubmitError::Invalid)?);
         let template_id = identity::template_id(template);

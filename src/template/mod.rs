@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::sentence;
 use crate::message::HandlerSpec;
 use crate::retry::RetryPolicy;
 
@@ -18,6 +19,7 @@ mod dag;
 mod environment;
 mod fields;
 pub mod graph;
+pub mod lease;
 mod raw;
 mod step;
 mod yaml;
@@ -80,6 +82,12 @@ pub struct Mistake {
     pub message: String,
 }
 
+impl Mistake {
+    fn on_one_line(self) -> Self {
+        Self { message: sentence(&self.message), ..self }
+    }
+}
+
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
@@ -101,15 +109,17 @@ impl fmt::Display for Mistake {
 /// # Errors
 /// Every mistake, in the order of their lines.
 pub fn parse(text: &str, environment: Option<&str>) -> Result<Parsed, Vec<Mistake>> {
-    let root = yaml::parse(text).map_err(|mistake| vec![mistake])?;
+    let root = yaml::parse(text).map_err(|mistake| vec![mistake.on_one_line()])?;
     let mut notes = fields::Notes::default();
     notes.repeated_keys(&root);
     let template =
         raw::RawTemplate::read(&root, environment, &mut notes).map(|raw| check::template(raw, &mut notes));
     let fields::Notes { mut mistakes, mut warnings } = notes;
-    mistakes.sort();
+    for notes in [&mut mistakes, &mut warnings] {
+        *notes = std::mem::take(notes).into_iter().map(Mistake::on_one_line).collect();
+        notes.sort();
+    }
     mistakes.dedup();
-    warnings.sort();
     match template {
         Some(template) if mistakes.is_empty() => Ok(Parsed { template, warnings }),
         _ => Err(mistakes),

@@ -33,6 +33,9 @@ pub(super) enum Value {
     Map(Vec<(Key, Node)>),
 }
 
+/// How deeply values may be nested. Reading is recursive: deeper ones could overflow a thread's stack.
+const DEEPEST: usize = 40;
+
 /// Reads one YAML document.
 ///
 /// Keys may repeat here, so that every repetition can be told at once. Only `true` and `false` are
@@ -42,6 +45,7 @@ pub(super) fn parse(text: &str) -> Result<Node, Mistake> {
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         strict_booleans: true,
         leading_zero_numbers_as_strings: true,
+        budget: serde_saphyr::budget! { max_depth: DEEPEST, flow_nesting_limit: DEEPEST },
     };
     if text.trim().is_empty() {
         return Err(Mistake { line: None, message: "the file is empty; expected a template".to_owned() });

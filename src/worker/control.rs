@@ -16,7 +16,7 @@ const REMEMBERED: usize = 10_000;
 /// Applies control messages until the subscription ends.
 pub(super) async fn listen(core: SharedCore, mut subscription: Subscription) {
     while let Some(delivery) = subscription.recv().await {
-        match serde_json::from_slice(&delivery.body) {
+        match ControlMessage::decode(&delivery.body) {
             Ok(ControlMessage::CancelTask { task_uuid }) => core.cancellations.cancel(task_uuid),
             Err(error) => tracing::warn!(%error, "ignored a control message that was not understood"),
         }

@@ -20,6 +20,8 @@ use crate::error::Error;
 use crate::handler::{HandlerRegistry, Namespace};
 use crate::ops::metrics::METRICS;
 use crate::ops::{http, monitor, shutdown};
+use crate::template::Template;
+use crate::template::lease::Lease;
 
 /// A worker: its settings and its handlers.
 ///
@@ -91,7 +93,8 @@ impl RustWorker {
     /// handed back to the broker. A second signal ends it at once.
     ///
     /// # Errors
-    /// When settings or templates make no sense, a template's step has no handler, or a port is taken.
+    /// When settings or templates make no sense, a template's step has no handler or may hold its delivery
+    /// for longer than the broker lets it, or a port is taken.
     pub async fn run(self) -> Result<(), Error> {
         let signals = shutdown::signals()?;
         let served = self.served_namespaces()?;
@@ -210,6 +213,11 @@ impl RustWorker {
         if !missing.is_empty() {
             return Err(Error::MissingHandlers(missing));
         }
+        let lease = self.config.lease(served.len());
+        let too_long = exceeded(&lease, &catalog, served);
+        if !too_long.is_empty() {
+            return Err(Error::Templates(too_long));
+        }
         if !settings.auto_reload {
             return Ok(None);
         }
@@ -221,6 +229,9 @@ impl RustWorker {
                 for step in missing_handlers(&registry, &catalog, &served) {
                     warn!(step, "a changed template has a step without a handler in this worker");
                 }
+                for problem in exceeded(&lease, &catalog, &served) {
+                    warn!(problem, "a changed template has a step that the broker may hand out twice");
+                }
             }
         });
         Ok(Some(guard))
@@ -231,10 +242,19 @@ fn load(directory: &Path, config: &Config) -> Result<Catalog, Error> {
     Catalog::load(directory, Some(&config.environment))
 }
 
+/// What this worker's templates say that its broker does not allow.
+fn exceeded(lease: &Lease, catalog: &Catalog, served: &[String]) -> Vec<String> {
+    lease.exceeded(&served_templates(catalog, served))
+}
+
+fn served_templates(catalog: &Catalog, served: &[String]) -> Vec<Arc<Template>> {
+    catalog.all().into_iter().filter(|template| served.contains(&template.namespace)).collect()
+}
+
 /// The templates' steps in `served` namespaces that nobody registered, as `namespace/template/step`.
 fn missing_handlers(registry: &HandlerRegistry, catalog: &Catalog, served: &[String]) -> Vec<String> {
     let mut missing = Vec::new();
-    for template in catalog.all().iter().filter(|template| served.contains(&template.namespace)) {
+    for template in served_templates(catalog, served) {
         for step in &template.steps {
             if !registry.contains(&template.namespace, &step.name, &step.handler.callable) {
                 missing.push(format!("{}/{}/{}", template.namespace, template.name, step.name));

@@ -187,8 +187,9 @@ async fn fail(
 
 fn dead_letter(core: &Core, work: &Work, error: &StepError, reason: DeadReason) -> Message {
     let request = &work.request;
+    // Under the namespace of its queue, which is declared: the request may name one that is not.
     let mut message =
-        outgoing(core, work, core.names.dead_letters(), dead_key(&request.namespace, reason.as_str()));
+        outgoing(core, work, core.names.dead_letters(), dead_key(&work.namespace, reason.as_str()));
     let headers = &mut message.properties.headers;
     headers.set(header::REASON, reason.as_str());
     headers.set(header::ERROR, shortened(&error.error.message, HEADER_ERROR_BYTES));

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod dead_letters;
+mod alarms;
 mod layout;
 mod program;
 mod support;

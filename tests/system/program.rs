@@ -16,23 +16,23 @@ use tasker_worker_rust::message::{StepExecutionRequest, header};
 use crate::support::{DEADLINE, Kind, connect, delete, rabbitmq_url, settings, within};
 
 /// The program, in an empty directory of its own, with nothing in its environment that we did not put there.
-struct Program {
+pub(crate) struct Program {
     directory: tempfile::TempDir,
     environment: Vec<(String, String)>,
 }
 
 impl Program {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { directory: tempfile::tempdir().unwrap(), environment: Vec::new() }
     }
 
-    fn set(mut self, name: &str, value: impl Into<String>) -> Self {
+    pub(crate) fn set(mut self, name: &str, value: impl Into<String>) -> Self {
         self.environment.push((name.to_owned(), value.into()));
         self
     }
 
     /// Uses these broker settings.
-    fn broker(self, config: &Config) -> Self {
+    pub(crate) fn broker(self, config: &Config) -> Self {
         let ladder = &config.broker.delay_ladder;
         let urls: Vec<&str> = config.broker.urls.iter().map(|url| url.expose()).collect();
         self.set("RABBITMQ_URL", urls.join(","))
@@ -42,7 +42,9 @@ impl Program {
     }
 
     fn write(self, name: &str, text: &str) -> Self {
-        std::fs::write(self.directory.path().join(name), text).unwrap();
+        let file = self.directory.path().join(name);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, text).unwrap();
         self
     }
 
@@ -61,7 +63,7 @@ impl Program {
         self.command(arguments).output().unwrap()
     }
 
-    fn start(&self, arguments: &[&str]) -> Running {
+    pub(crate) fn start(&self, arguments: &[&str]) -> Running {
         let mut child = self.command(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let (lines, log) = channel();
         let stderr = child.stderr.take().unwrap();
@@ -76,7 +78,7 @@ impl Program {
 }
 
 /// A started program; killed at the end if it still runs.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     log: Receiver<String>,
     seen: Vec<String>,
@@ -84,7 +86,7 @@ struct Running {
 
 impl Running {
     /// Waits for a line of the log with `text` in it, written small.
-    fn says(&mut self, text: &str) -> Value {
+    pub(crate) fn says(&mut self, text: &str) -> Value {
         let deadline = Instant::now() + DEADLINE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -175,6 +177,30 @@ fn shown_settings_hide_passwords() {
         let text = stdout(&output);
         assert!(text.contains("127.0.0.1:5672") && !text.contains("s3cret"), "{text}");
     }
+}
+
+#[test]
+fn a_step_that_may_outlast_the_brokers_patience_is_refused_with_the_sum() {
+    let program = Program::new().write(
+        "workflows/slow.yaml",
+        "name: big\nnamespace_name: linear_workflow\nversion: 1.0.0\nsteps:\n\
+         - {name: linear_step_1, handler: {callable: a}, timeout_seconds: 1200}\n",
+    );
+    let program = program
+        .set("TASKER__WORKER__TASK_TEMPLATES__TEMPLATE_DIRECTORY", "workflows")
+        .set("TASKER__ORCHESTRATOR__TEMPLATE_DIRECTORY", "workflows")
+        .set("TASKER__BROKER__CONSUMER_TIMEOUT_SECONDS", "1200");
+    let alone = "step linear_workflow/big/linear_step_1 may hold its delivery for 20 min 10 s (timeout 20 min + \
+                 confirm 10 s), the broker takes it back after 20 min";
+    for arguments in [&["template", "validate", "workflows"][..], &["orchestrator"]] {
+        let output = program.run(arguments);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
+        assert!(stderr(&output).contains(alone), "{arguments:?}: {}", stderr(&output));
+    }
+    let output = program.run(&["worker"]);
+    assert_eq!(output.status.code(), Some(64));
+    let waits = "waiting 80 min 40 s for 4 other namespaces' steps";
+    assert!(stderr(&output).contains(waits), "{}", stderr(&output));
 }
 
 #[test]
@@ -442,7 +468,7 @@ fn a_client_in_another_language_can_be_the_orchestrator() {
 }
 
 /// A request as any HTTP client would send it.
-fn get(address: &str, path: &str) -> (u16, String) {
+pub(crate) fn get(address: &str, path: &str) -> (u16, String) {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::Shared;
 use super::declare;
 use super::deliveries::{Deliveries, End};
-use super::failure::Failure;
+use super::failure::{Failure, LEASE_EXCEEDED};
 use super::link::{Link, LinkState};
 use super::reconnect::{Trouble, pauses};
 use crate::broker::{ConsumerState, Delivery, Source};
@@ -154,7 +154,35 @@ fn explain(source: &Source, failure: &Failure) -> String {
     let way_out = match failure.cause {
         "not_found" if failure.trouble == Trouble::Refusal => "; it has to be declared",
         "access_refused" => "; grant this user the read permission on it",
+        LEASE_EXCEEDED | "consumer_cancelled" => {
+            "; where a step held its delivery for too long it runs again: lower its timeout_seconds, or raise \
+             the broker's consumer_timeout and broker.consumer_timeout_seconds"
+        }
         _ => "",
     };
     format!("cannot consume from {what}: {failure}{way_out}")
+}
+
+#[cfg(test)]
+mod tests {
+    use lapin::ErrorKind;
+    use lapin::protocol::AMQPError;
+
+    use super::*;
+
+    /// The texts of RabbitMQ 3.10 to 4.2, and what it does since 4.3.
+    #[test]
+    fn a_lease_that_ran_out_is_named_with_what_to_do() {
+        let text = "PRECONDITION_FAILED - delivery acknowledgement on channel 3 timed out. Timeout value used: \
+                    1800000 ms. This timeout value can be configured, see consumers doc guide to learn more";
+        let error: lapin::Error =
+            ErrorKind::ProtocolError(AMQPError::from_id(406, text.into()).unwrap()).into();
+        for failure in [Failure::from(&error), Failure::cancelled()] {
+            let said = explain(&Source::Queue("tasker.steps.orders".to_owned()), &failure);
+            assert!(said.starts_with("cannot consume from queue tasker.steps.orders: "), "{said}");
+            assert!(said.contains("consumer_timeout and broker.consumer_timeout_seconds"), "{said}");
+            assert_eq!(failure.trouble, Trouble::Outage, "the next consumer works");
+        }
+        assert_eq!(Failure::from(&error).cause, LEASE_EXCEEDED);
+    }
 }

@@ -13,6 +13,9 @@ use crate::broker::BrokerError;
 /// AMQP reply codes that say "not like this" rather than "not now".
 const REFUSALS: [u16; 4] = [403, 404, 406, 530];
 
+/// The broker took a channel's deliveries back because one was held for too long.
+pub(super) const LEASE_EXCEEDED: &str = "lease_exceeded";
+
 /// Why a connection or a channel could not be opened, or ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
@@ -101,10 +104,13 @@ impl From<&lapin::Error> for Failure {
             ErrorKind::AuthProviderError(text) => (text.clone(), "password_file", true),
             _ => (error.to_string(), "protocol", true),
         };
+        let cause = if text.contains("delivery acknowledgement on channel") { LEASE_EXCEEDED } else { cause };
         let refused = match error.kind() {
             // A queue whose node is still starting is not found either, but will be.
             ErrorKind::ProtocolError(protocol) => {
-                REFUSALS.contains(&protocol.get_id()) && !text.contains("down or inaccessible")
+                REFUSALS.contains(&protocol.get_id())
+                    && cause != LEASE_EXCEEDED
+                    && !text.contains("down or inaccessible")
             }
             ErrorKind::AuthProviderError(_) => true,
             _ => false,
@@ -159,6 +165,12 @@ mod tests {
                 Trouble::Outage,
                 false,
             ),
+            (
+                protocol(406, "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out."),
+                Trouble::Outage,
+                false,
+            ),
+            (protocol(406, "PRECONDITION_FAILED - inequivalent arg"), Trouble::Refusal, false),
             (protocol(530, "NOT_ALLOWED - vhost x not found"), Trouble::Refusal, true),
             (protocol(320, "CONNECTION_FORCED - broker forced connection closure"), Trouble::Outage, true),
             (io::Error::from(io::ErrorKind::ConnectionReset).into(), Trouble::Outage, true),
