@@ -38,6 +38,7 @@ use crate::api::TaskRequest;
 use crate::broker::topology::Names;
 use crate::broker::{Broker, BrokerStatus, ConsumerState};
 use crate::catalog::Catalog;
+use crate::clock;
 use crate::config::Config;
 use crate::message::is_namespace;
 use crate::ops::metrics::METRICS;
@@ -359,7 +360,7 @@ pub enum CancelError {
 
 /// Now, in milliseconds since 1970.
 fn now() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
+    clock::now().as_millisecond()
 }
 
 /// Pauses between tries, each twice as long as the one before.
