@@ -29,6 +29,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -77,6 +78,8 @@ struct Inner {
     plans: Mutex<HashMap<TemplateKey, (Uuid, Arc<Plan>)>>,
     stop: CancellationToken,
     running: TaskTracker,
+    /// The same tasks, to be ended at once.
+    parts: [AbortHandle; 4],
 }
 
 impl Orchestrator {
@@ -108,7 +111,7 @@ impl Orchestrator {
 
         let (outbox, outbox_handle, reports) =
             Outbox::new(store.clone(), &*broker, &names, Arc::clone(&shared), declared_receiver.clone());
-        running.spawn(outbox.run());
+        let outbox = running.spawn(outbox.run()).abort_handle();
         let overdue = Overdue {
             store: store.clone(),
             broker: Arc::clone(&broker),
@@ -118,7 +121,7 @@ impl Orchestrator {
             shared: Arc::clone(&shared),
             stop: stop.clone(),
         };
-        running.spawn(overdue.run());
+        let overdue = running.spawn(overdue.run()).abort_handle();
         let declare = Declare {
             broker: Arc::clone(&broker),
             names: names.clone(),
@@ -131,7 +134,7 @@ impl Orchestrator {
             declared,
             stop: stop.clone(),
         };
-        running.spawn(declare.run());
+        let declare = running.spawn(declare.run()).abort_handle();
         let writer = Writer {
             store: store.clone(),
             cache: Cache::new(store.clone()),
@@ -147,10 +150,12 @@ impl Orchestrator {
             shared: Arc::clone(&shared),
             stop: stop.clone(),
         };
-        running.spawn(writer.run());
+        let writer = running.spawn(writer.run()).abort_handle();
         running.close();
         let plans = Mutex::new(HashMap::new());
-        Ok(Self { inner: Arc::new(Inner { store, catalog, broker, commands, shared, plans, stop, running }) })
+        let parts = [outbox, overdue, declare, writer];
+        let inner = Inner { store, catalog, broker, commands, shared, plans, stop, running, parts };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Accepts a task. When this returns, the task survives whatever happens to this process.
@@ -274,6 +279,17 @@ impl Orchestrator {
     /// waited for up to two seconds. Then the store is closed. The broker stays open.
     pub async fn shutdown(&self) {
         self.inner.stop.cancel();
+        self.close().await;
+    }
+
+    /// Stops as a crash would: nothing more is written, acked or sent, and what is being written is either
+    /// on the disk or not. The next start goes on from there. The broker stays open.
+    pub async fn abort(&self) {
+        self.inner.parts.iter().for_each(AbortHandle::abort);
+        self.close().await;
+    }
+
+    async fn close(&self) {
         self.inner.running.wait().await;
         self.inner.shared.stop_waiting();
         self.inner.store.close().await;

@@ -104,6 +104,12 @@ impl Store {
         &self.readers
     }
 
+    /// How many connections are at work at this moment.
+    pub fn in_use(&self) -> usize {
+        let pools = [&self.writer, &self.readers];
+        pools.iter().map(|pool| (pool.size() as usize).saturating_sub(pool.num_idle())).sum()
+    }
+
     /// Where the store is.
     pub fn name(&self) -> &str {
         &self.name
