@@ -48,7 +48,7 @@ impl Gate {
         *self.store.lock().unwrap() = Some(store.clone());
     }
 
-    /// While a store is being opened or closed.
+    /// While a store is being opened.
     pub(crate) fn hold(&self) -> Held<'_> {
         self.held.fetch_add(1, Ordering::Relaxed);
         Held(self)

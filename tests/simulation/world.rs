@@ -112,8 +112,11 @@ impl World {
         let quiet = async {
             let told = callers.join_all().await;
             faults.join_all().await;
-            while !self.is_quiet().await {
-                tokio::time::sleep(Duration::from_millis(250)).await;
+            // Twice: at one instant, a message may be on its way from the broker to a process.
+            let mut quiet = 0;
+            while quiet < 2 {
+                tokio::time::sleep(Duration::from_millis(if quiet == 0 { 250 } else { 1 })).await;
+                quiet = if self.is_quiet().await { quiet + 1 } else { 0 };
             }
             told
         };
@@ -241,7 +244,6 @@ impl World {
             let end = self.end_of(&wire).await;
             self.orchestrator.send_replace(None);
             if matches!(end, End::Crash { .. }) {
-                let _held = self.gate.hold();
                 orchestrator.abort().await;
             } else {
                 orchestrator.shutdown().await;
