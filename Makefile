@@ -20,6 +20,10 @@ test: ## run every test, the RabbitMQ ones too (starts a private broker if RABBI
 	cargo build --tests --examples
 	scripts/with-rabbitmq cargo test
 
+.PHONY: simulate
+simulate: ## run worker and orchestrator through 10,000 seeded schedules of faults
+	SIMULATION_SEEDS=10000 cargo test --test simulation
+
 .PHONY: fmt
 fmt: ## format the code
 	cargo fmt
