@@ -30,6 +30,10 @@ soak: ## a million steps and 500 reconnects through RabbitMQ; fails when the wor
 	SOAK_STEPS=$${SOAK_STEPS:-1000000} SOAK_RECONNECTS=$${SOAK_RECONNECTS:-500} \
 		scripts/with-rabbitmq cargo test --release --test fuzz -- --nocapture soak
 
+.PHONY: simulate
+simulate: ## run worker and orchestrator through 10,000 seeded schedules of faults
+	SIMULATION_SEEDS=10000 cargo test --test simulation
+
 .PHONY: fmt
 fmt: ## format the code
 	cargo fmt

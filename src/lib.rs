@@ -4,6 +4,7 @@ pub mod api;
 pub mod broker;
 pub mod catalog;
 pub mod client;
+mod clock;
 pub mod config;
 pub mod dead_letters;
 mod error;

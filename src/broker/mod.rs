@@ -194,13 +194,17 @@ pub struct Publisher {
 }
 
 /// A message on its way to the task that owns the publishing channel.
-pub(crate) struct PublishJob {
-    pub(crate) message: Message,
-    pub(crate) confirm: oneshot::Sender<Result<(), PublishError>>,
+#[derive(Debug)]
+pub struct PublishJob {
+    /// What to publish.
+    pub message: Message,
+    /// Where the broker's answer goes. Dropped, it says [`PublishError::Closed`].
+    pub confirm: oneshot::Sender<Result<(), PublishError>>,
 }
 
 impl Publisher {
-    pub(crate) fn new(jobs: mpsc::Sender<PublishJob>) -> Self {
+    /// For brokers: a publisher that hands its messages to whoever receives the jobs.
+    pub fn new(jobs: mpsc::Sender<PublishJob>) -> Self {
         Self { jobs }
     }
 
@@ -276,7 +280,8 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    pub(crate) fn new(
+    /// For brokers: a subscription to what is sent into `deliveries`, until `cancel`.
+    pub fn new(
         deliveries: mpsc::UnboundedReceiver<Delivery>,
         state: watch::Receiver<ConsumerState>,
         cancel: CancellationToken,
@@ -364,11 +369,14 @@ pub enum Disposition {
 }
 
 /// The channel a delivery came from.
-pub(crate) trait Settle: Send + Sync {
+pub trait Settle: Send + Sync {
+    /// Settles the delivery of this tag.
+    ///
     /// # Errors
     /// When the channel is gone: the broker has given the delivery to somebody else, or will.
     fn settle(&self, tag: u64, disposition: Disposition) -> Result<(), StaleDelivery>;
 
+    /// Whether its deliveries can still be settled.
     fn is_open(&self) -> bool;
 }
 
@@ -378,7 +386,8 @@ pub(crate) trait Settle: Send + Sync {
 pub struct StaleDelivery;
 
 impl Acker {
-    pub(crate) fn new(tag: u64, channel: Arc<dyn Settle>) -> Self {
+    /// For brokers: settles the delivery of this tag on its channel.
+    pub fn new(tag: u64, channel: Arc<dyn Settle>) -> Self {
         Self { tag, channel: Some(channel) }
     }
 

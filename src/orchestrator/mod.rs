@@ -30,6 +30,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -39,6 +40,7 @@ use crate::api::TaskRequest;
 use crate::broker::topology::Names;
 use crate::broker::{Broker, BrokerStatus, ConsumerState};
 use crate::catalog::Catalog;
+use crate::clock;
 use crate::config::Config;
 use crate::message::is_namespace;
 use crate::ops::metrics::METRICS;
@@ -80,6 +82,8 @@ struct Inner {
     plans: Mutex<HashMap<TemplateKey, (Uuid, Arc<Plan>)>>,
     stop: CancellationToken,
     running: TaskTracker,
+    /// The same tasks, to be ended at once.
+    parts: [AbortHandle; 4],
 }
 
 impl Orchestrator {
@@ -117,7 +121,7 @@ impl Orchestrator {
 
         let (outbox, outbox_handle, reports) =
             Outbox::new(store.clone(), &*broker, &names, Arc::clone(&shared), declared_receiver.clone());
-        running.spawn(outbox.run());
+        let outbox = running.spawn(outbox.run()).abort_handle();
         let overdue = Overdue {
             store: store.clone(),
             broker: Arc::clone(&broker),
@@ -127,7 +131,7 @@ impl Orchestrator {
             shared: Arc::clone(&shared),
             stop: stop.clone(),
         };
-        running.spawn(overdue.run());
+        let overdue = running.spawn(overdue.run()).abort_handle();
         let declare = Declare {
             broker: Arc::clone(&broker),
             names: names.clone(),
@@ -140,7 +144,7 @@ impl Orchestrator {
             declared,
             stop: stop.clone(),
         };
-        running.spawn(declare.run());
+        let declare = running.spawn(declare.run()).abort_handle();
         let writer = Writer {
             store: store.clone(),
             cache: Cache::new(store.clone()),
@@ -156,12 +160,12 @@ impl Orchestrator {
             shared: Arc::clone(&shared),
             stop: stop.clone(),
         };
-        running.spawn(writer.run());
+        let writer = running.spawn(writer.run()).abort_handle();
         running.close();
         let plans = Mutex::new(HashMap::new());
-        Ok(Self {
-            inner: Arc::new(Inner { store, catalog, lease, broker, commands, shared, plans, stop, running }),
-        })
+        let parts = [outbox, overdue, declare, writer];
+        let inner = Inner { store, catalog, lease, broker, commands, shared, plans, stop, running, parts };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Accepts a task. When this returns, the task survives whatever happens to this process.
@@ -289,6 +293,17 @@ impl Orchestrator {
     /// waited for up to two seconds. Then the store is closed. The broker stays open.
     pub async fn shutdown(&self) {
         self.inner.stop.cancel();
+        self.close().await;
+    }
+
+    /// Stops as a crash would: nothing more is written, acked or sent, and what is being written is either
+    /// on the disk or not. The next start goes on from there. The broker stays open.
+    pub async fn abort(&self) {
+        self.inner.parts.iter().for_each(AbortHandle::abort);
+        self.close().await;
+    }
+
+    async fn close(&self) {
         self.inner.running.wait().await;
         self.inner.shared.stop_waiting();
         self.inner.store.close().await;
@@ -375,7 +390,7 @@ pub enum CancelError {
 
 /// Now, in milliseconds since 1970.
 fn now() -> i64 {
-    jiff::Timestamp::now().as_millisecond()
+    clock::now().as_millisecond()
 }
 
 /// Pauses between tries, each twice as long as the one before.

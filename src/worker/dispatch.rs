@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::Core;
 use crate::broker::{Acker, Delivery};
+use crate::clock;
 use crate::handler::ErasedHandler;
 use crate::message::{StepExecutionRequest, header};
 
@@ -55,7 +56,7 @@ pub(super) fn dispatch(core: &Core, namespace: &Arc<str>, delivery: Delivery) ->
     };
     let handler =
         core.registry.find(&request.namespace, &request.step_name, &request.handler.callable).cloned();
-    let arrived = Timestamp::now();
+    let arrived = clock::now();
     let too_early = request
         .not_before
         .is_some_and(|at| at.duration_since(arrived) > EARLY_ENOUGH.try_into().unwrap_or_default());

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::Core;
 use super::dispatch::Work;
+use crate::clock;
 use crate::handler::{BlockingFn, Call, Run};
 use crate::message::{ErrorType, Json};
 use crate::ops::metrics::{METRICS, seconds};
@@ -38,7 +39,7 @@ pub(super) struct Timing {
 pub(super) async fn execute(core: &Core, work: &Work) -> Execution {
     let started = Instant::now();
     let mut timing = Timing {
-        started_at: Timestamp::now(),
+        started_at: clock::now(),
         ran: Duration::ZERO,
         polled: Duration::ZERO,
         waited: started.saturating_duration_since(work.received_at),

@@ -4,7 +4,6 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use tracing::{debug, error, warn};
 
 use super::Core;
@@ -12,6 +11,7 @@ use super::dispatch::Work;
 use super::execute::Timing;
 use crate::broker::topology::{dead_key, result_key, retry_key};
 use crate::broker::{Acker, Disposition, Headers, Message, Properties, PublishError};
+use crate::clock;
 use crate::message::{
     ErrorType, ExecutionMetadata, Json, PROTOCOL_VERSION, ResultStatus, StepExecutionError,
     StepExecutionRequest, StepExecutionResult, encode, header, replayed_message_id,
@@ -80,9 +80,10 @@ pub(super) async fn settle(core: &Core, work: Work, verdict: Verdict, timing: Ti
 /// Sends a request that arrived before its time back to the delay queues: a handler asked for a longer
 /// delay than the longest queue has.
 pub(super) async fn postpone(core: &Core, work: Work) {
-    let remaining = work.request.not_before.map_or(Duration::ZERO, |at| {
-        Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
-    });
+    let remaining = work
+        .request
+        .not_before
+        .map_or(Duration::ZERO, |at| Duration::try_from(at.duration_since(clock::now())).unwrap_or_default());
     let rung = core.ladder.at_least(remaining);
     let send = || {
         let message = outgoing(core, &work, core.names.retries(), retry_key(&work.request.namespace, rung));
@@ -142,7 +143,7 @@ async fn retry(core: &Core, work: &Work, error: &StepError, delay: Delay) -> Res
             (rung, rung)
         }
     };
-    let now = Timestamp::now();
+    let now = clock::now();
     let mut next = StepExecutionRequest::clone(&work.request);
     next.attempt += 1;
     next.previous_error = Some(bounded(&error.error));
@@ -200,7 +201,7 @@ fn dead_letter(core: &Core, work: &Work, error: &StepError, reason: DeadReason) 
     if let Some(first) = request.created_at {
         headers.set(header::FIRST_AT, first.to_string());
     }
-    headers.set(header::LAST_AT, Timestamp::now().to_string());
+    headers.set(header::LAST_AT, clock::now().to_string());
     with_body(message, "step.dead_letter", request.message_id("dead"), work.body.clone())
 }
 
@@ -226,7 +227,7 @@ fn result(
         data,
         error,
         metadata: ExecutionMetadata {
-            executed_at: Timestamp::now(),
+            executed_at: clock::now(),
             started_at: Some(timing.started_at),
             execution_environment: "rust".to_owned(),
             memory_usage_kb: memory_usage_kb(core),
@@ -264,7 +265,7 @@ fn outgoing(core: &Core, work: &Work, exchange: String, routing_key: String) -> 
     }
     let properties = Properties {
         correlation_id: Some(request.correlation_id.clone()),
-        timestamp: u64::try_from(Timestamp::now().as_second()).ok(),
+        timestamp: u64::try_from(clock::now().as_second()).ok(),
         headers,
         ..Properties::default()
     };

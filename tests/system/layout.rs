@@ -105,6 +105,11 @@ fn only_the_metrics_register_metrics() {
 }
 
 #[test]
+fn worker_and_orchestrator_take_the_time_of_day_from_the_clock() {
+    never(&["worker/", "orchestrator/"], &["Timestamp::now", "SystemTime"]);
+}
+
+#[test]
 fn worker_and_orchestrator_do_not_know_each_other() {
     never(&["worker/"], &["orchestrator::"]);
     never(&["orchestrator/"], &["worker::"]);

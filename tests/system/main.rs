@@ -1,8 +1,8 @@
 //! The product as a whole: worker, orchestrator and program, on the embedded broker and on RabbitMQ.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod dead_letters;
 mod alarms;
+mod dead_letters;
 mod layout;
 mod program;
 mod support;

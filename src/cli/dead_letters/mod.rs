@@ -233,7 +233,7 @@ fn say_unseen(unseen: u64) {
 impl Replay {
     async fn run(&self, broker: &dyn Broker, config: &Config, output: Output) -> Result<Answer, Error> {
         let filter = self.selection.filter()?;
-        let client = (!self.unchecked).then(|| Client::new(&self.api.api_url)).transpose()?;
+        let client = (!self.unchecked).then(|| self.api.client(config)).transpose()?;
         let (mut letters, unseen) = self.selection.take(broker, config).await?;
         let (publisher, names) = (broker.publisher(), config.names());
         let mut pace = self.rate.map(|rate| tokio::time::interval(Duration::from_secs(1) / rate));

@@ -6,12 +6,12 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderName, header};
-use jiff::Timestamp;
 
 use super::Api;
 use super::error::ApiError;
 use crate::api::{HealthCheck, HealthInfo, HealthResponse};
 use crate::broker::{BrokerStatus, ConsumerState};
+use crate::clock;
 use crate::ops::metrics::{CONTENT_TYPE, METRICS};
 use crate::orchestrator::Health;
 
@@ -56,12 +56,7 @@ pub(super) async fn metrics() -> ([(HeaderName, &'static str); 1], String) {
 }
 
 fn bare(status: &str) -> HealthResponse {
-    HealthResponse {
-        status: status.to_owned(),
-        timestamp: Timestamp::now(),
-        checks: BTreeMap::new(),
-        info: None,
-    }
+    HealthResponse { status: status.to_owned(), timestamp: clock::now(), checks: BTreeMap::new(), info: None }
 }
 
 async fn checks(api: &Api) -> BTreeMap<String, HealthCheck> {

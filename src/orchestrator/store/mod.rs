@@ -104,6 +104,15 @@ impl Store {
         &self.readers
     }
 
+    /// How many connections are at work at this moment, those being opened or closed included.
+    pub fn in_use(&self) -> usize {
+        let at_work = |pool: &SqlitePool| {
+            let idle = if pool.is_closed() { 0 } else { pool.num_idle() };
+            (pool.size() as usize).saturating_sub(idle)
+        };
+        at_work(&self.writer) + at_work(&self.readers)
+    }
+
     /// Where the store is.
     pub fn name(&self) -> &str {
         &self.name
