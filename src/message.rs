@@ -39,8 +39,10 @@ pub mod header {
     pub const LAST_AT: &str = "tasker-last-at";
     /// The worker that wrote the message.
     pub const WORKER_ID: &str = "tasker-worker-id";
-    /// The message a replayed dead letter came from.
+    /// The id of the dead letter that a request was made from; repeated in all that follows from it.
     pub const REPLAYED_FROM: &str = "tasker-replayed-from";
+    /// How often the step's dead letters were replayed; beside the one above.
+    pub const REPLAYS: &str = "tasker-replays";
     /// W3C trace context.
     pub const TRACEPARENT: &str = "traceparent";
 }

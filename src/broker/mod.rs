@@ -16,10 +16,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use topology::Topology;
+
+use crate::message::header;
 
 /// A boxed future, for the calls that are rare.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -71,21 +74,22 @@ pub enum Source {
     Broadcast(String),
 }
 
-/// A message to publish.
-#[derive(Debug, Clone, PartialEq)]
+/// A message to publish. Its serialised form is for the worker's ledger, which keeps bodies apart.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Message {
     /// Where to; the empty name is the default exchange, which routes by queue name.
     pub exchange: String,
     /// Under which key.
     pub routing_key: String,
     /// The body.
+    #[serde(skip)]
     pub body: Bytes,
     /// What the broker stores beside the body.
     pub properties: Properties,
 }
 
 /// What the broker stores beside a body. Every message is persistent JSON.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Properties {
     /// Deterministic: the same message published twice has the same id.
     pub message_id: Option<String>,
@@ -103,7 +107,7 @@ pub struct Properties {
 }
 
 /// Message headers, in order.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Headers(Vec<(String, HeaderValue)>);
 
 impl Headers {
@@ -135,6 +139,11 @@ impl Headers {
         }
     }
 
+    /// How often the step this message is about was replayed from the dead letters.
+    pub fn replays(&self) -> u32 {
+        self.integer(header::REPLAYS).and_then(|replays| u32::try_from(replays).ok()).unwrap_or(0)
+    }
+
     /// All headers.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &HeaderValue)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
@@ -148,7 +157,7 @@ impl Headers {
 }
 
 /// A header's value.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HeaderValue {
     /// Text.
     Text(String),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::Core;
+use super::ledger::Key;
 use crate::broker::{Acker, Delivery};
 use crate::handler::ErasedHandler;
 use crate::message::{StepExecutionRequest, header};
@@ -21,19 +22,27 @@ pub(super) struct Work {
     pub(super) request: Arc<StepExecutionRequest>,
     /// `None`: nobody registered one.
     pub(super) handler: Option<ErasedHandler>,
-    pub(super) acker: Acker,
     pub(super) received_at: Instant,
     /// When it arrived, for people.
     pub(super) arrived: Timestamp,
     pub(super) traceparent: Option<String>,
+    /// How often the step was replayed from the dead letters: its attempts are counted anew each time.
+    pub(super) replays: u32,
     /// The body as it came: what a dead letter is made of.
     pub(super) body: bytes::Bytes,
 }
 
+impl Work {
+    /// What makes two requests the same one.
+    pub(super) fn key(&self) -> Key {
+        Key { step_uuid: self.request.step_uuid, attempt: self.request.attempt, replays: self.replays }
+    }
+}
+
 pub(super) enum Dispatched {
-    Work(Work),
+    Work(Box<Work>, Acker),
     /// To be run later: its `not_before` lies ahead.
-    TooEarly(Box<Work>),
+    TooEarly(Box<Work>, Acker),
     /// Not a request, or too large to be one.
     Unusable(Acker, String),
 }
@@ -56,15 +65,19 @@ pub(super) fn dispatch(core: &Core, namespace: &Arc<str>, delivery: Delivery) ->
     let too_early = request
         .not_before
         .is_some_and(|at| at.duration_since(arrived) > EARLY_ENOUGH.try_into().unwrap_or_default());
-    let work = Work {
+    let work = Box::new(Work {
         namespace: namespace.clone(),
         handler,
         traceparent: delivery.properties.headers.text(header::TRACEPARENT).map(str::to_owned),
+        replays: delivery.properties.headers.replays(),
         request: Arc::new(request),
-        acker: delivery.acker,
         received_at: delivery.received_at,
         arrived,
         body: delivery.body,
-    };
-    if too_early { Dispatched::TooEarly(Box::new(work)) } else { Dispatched::Work(work) }
+    });
+    if too_early {
+        Dispatched::TooEarly(work, delivery.acker)
+    } else {
+        Dispatched::Work(work, delivery.acker)
+    }
 }
