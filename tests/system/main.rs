@@ -2,7 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod layout;
+mod ledger;
 mod program;
+#[path = "../support/proxy.rs"]
+#[expect(dead_code, reason = "the broker's own tests do more with it")]
+mod proxy;
 mod support;
 mod system;
 mod worker;
