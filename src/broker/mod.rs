@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -73,21 +74,22 @@ pub enum Source {
     Broadcast(String),
 }
 
-/// A message to publish.
-#[derive(Debug, Clone, PartialEq)]
+/// A message to publish. Its serialised form is for the worker's ledger, which keeps bodies apart.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Message {
     /// Where to; the empty name is the default exchange, which routes by queue name.
     pub exchange: String,
     /// Under which key.
     pub routing_key: String,
     /// The body.
+    #[serde(skip)]
     pub body: Bytes,
     /// What the broker stores beside the body.
     pub properties: Properties,
 }
 
 /// What the broker stores beside a body. Every message is persistent JSON.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Properties {
     /// Deterministic: the same message published twice has the same id.
     pub message_id: Option<String>,
@@ -105,7 +107,7 @@ pub struct Properties {
 }
 
 /// Message headers, in order.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Headers(Vec<(String, HeaderValue)>);
 
 impl Headers {
@@ -155,7 +157,7 @@ impl Headers {
 }
 
 /// A header's value.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HeaderValue {
     /// Text.
     Text(String),

@@ -163,6 +163,8 @@ settings! {
         retry: RetryConfig;
         /// Shutdown.
         shutdown: ShutdownConfig;
+        /// Answers kept, so that a finished step is not run again.
+        ledger: LedgerConfig;
     }
 
     /// `[worker.rust_runtime]`
@@ -213,6 +215,16 @@ settings! {
     ShutdownConfig {
         /// How long running steps may go on after the first signal.
         shutdown_timeout_seconds: u64 = 5, Rule::Integer(0, 86_400);
+    }
+
+    /// `[worker.ledger]`: the answers of finished steps, repeated when their requests come again.
+    LedgerConfig {
+        /// Answers kept, the latest ones; 0 for none.
+        max_entries: usize = 10_000, Rule::Integer(0, 10_000_000);
+        /// The memory they may take, roughly.
+        max_bytes: usize = 32 << 20, Rule::Integer(0, 1 << 40);
+        /// A file of this worker's own that keeps them over a restart of the process; empty for none.
+        path: Option<PathBuf> = None, Rule::Optional(&Rule::Text);
     }
 
     /// `[orchestrator]`

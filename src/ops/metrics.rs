@@ -58,8 +58,8 @@ metrics! {
     retries: IntCounterVec = "tasker_worker_retries_total" ["namespace", "step"],
     /// Dead letters published, and requests refused to the dead letters.
     dead_letters: IntCounterVec = "tasker_worker_dead_letters_total" ["namespace", "reason"],
-    /// Deliveries that may have been handed out before.
-    redeliveries: IntCounterVec = "tasker_worker_redeliveries_total" ["namespace"],
+    /// Requests that came again, by what became of them (joined the running step, replayed its answer, run).
+    redeliveries: IntCounterVec = "tasker_worker_redeliveries_total" ["namespace", "outcome"],
     /// Settlements of deliveries whose channel was gone.
     stale_settlements: IntCounter = "tasker_worker_stale_settlements_total",
     /// 1 while the namespace's consumer receives messages.

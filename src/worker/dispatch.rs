@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::Core;
+use super::ledger::Key;
 use crate::broker::{Acker, Delivery};
 use crate::clock;
 use crate::handler::ErasedHandler;
@@ -22,7 +23,6 @@ pub(super) struct Work {
     pub(super) request: Arc<StepExecutionRequest>,
     /// `None`: nobody registered one.
     pub(super) handler: Option<ErasedHandler>,
-    pub(super) acker: Acker,
     pub(super) received_at: Instant,
     /// When it arrived, for people.
     pub(super) arrived: Timestamp,
@@ -34,10 +34,17 @@ pub(super) struct Work {
     pub(super) body: bytes::Bytes,
 }
 
+impl Work {
+    /// What makes two requests the same one.
+    pub(super) fn key(&self) -> Key {
+        Key { step_uuid: self.request.step_uuid, attempt: self.request.attempt, replays: self.replays }
+    }
+}
+
 pub(super) enum Dispatched {
-    Work(Work),
+    Work(Box<Work>, Acker),
     /// To be run later: its `not_before` lies ahead.
-    TooEarly(Box<Work>),
+    TooEarly(Box<Work>, Acker),
     /// Not a request, or too large to be one.
     Unusable(Acker, String),
 }
@@ -60,17 +67,20 @@ pub(super) fn dispatch(core: &Core, namespace: &Arc<str>, delivery: Delivery) ->
     let too_early = request
         .not_before
         .is_some_and(|at| at.duration_since(arrived) > EARLY_ENOUGH.try_into().unwrap_or_default());
-    let work = Work {
+    let work = Box::new(Work {
         namespace: namespace.clone(),
         handler,
         traceparent: delivery.properties.headers.text(header::TRACEPARENT).map(str::to_owned),
         replays: delivery.properties.headers.replays(),
         replayed_from: delivery.properties.headers.text(header::REPLAYED_FROM).map(str::to_owned),
         request: Arc::new(request),
-        acker: delivery.acker,
         received_at: delivery.received_at,
         arrived,
         body: delivery.body,
-    };
-    if too_early { Dispatched::TooEarly(Box::new(work)) } else { Dispatched::Work(work) }
+    });
+    if too_early {
+        Dispatched::TooEarly(work, delivery.acker)
+    } else {
+        Dispatched::Work(work, delivery.acker)
+    }
 }

@@ -1,9 +1,10 @@
-//! The worker: consume, dispatch, execute, settle. One file each; `process` tells the life of a message.
+//! The worker: consume, dispatch, ledger, execute, settle. One file each; `process` tells the life of a message.
 
 mod consume;
 mod control;
 mod dispatch;
 mod execute;
+mod ledger;
 mod run;
 mod running;
 mod settle;
@@ -11,6 +12,7 @@ mod supervise;
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -25,7 +27,8 @@ use crate::ops::metrics::METRICS;
 use crate::outcome::decide;
 use crate::retry::Ladder;
 use control::Cancellations;
-use dispatch::Dispatched;
+use dispatch::{Dispatched, Work};
+use ledger::{Entered, Ledger};
 
 /// What every step of one worker shares.
 struct Core {
@@ -36,6 +39,10 @@ struct Core {
     worker_id: String,
     hostname: String,
     config: Config,
+    /// One per step that may run at once.
+    slots: Semaphore,
+    /// What runs and what has finished, so that it is not run again.
+    ledger: Ledger,
     /// Which tasks are cancelled, and how to tell their running steps.
     cancellations: Cancellations,
     /// Set first on shutdown: nothing new is started.
@@ -44,14 +51,19 @@ struct Core {
     interrupted: CancellationToken,
 }
 
+impl Core {
+    /// How many steps run.
+    fn busy_slots(&self) -> usize {
+        usize::from(self.config.worker.max_concurrent_steps) - self.slots.available_permits()
+    }
+}
+
 /// The life of one delivery, from its arrival to its settlement. Nothing else acks or nacks a request.
 async fn process(core: &Core, namespace: &Arc<str>, delivery: Delivery) {
-    if delivery.redelivered {
-        METRICS.redeliveries.with_label_values(&[&**namespace]).inc();
-    }
-    let work = match dispatch::dispatch(core, namespace, delivery) {
-        Dispatched::Work(work) => work,
-        Dispatched::TooEarly(work) => return settle::postpone(core, *work).await,
+    let redelivered = delivery.redelivered;
+    let (work, delivery) = match dispatch::dispatch(core, namespace, delivery) {
+        Dispatched::Work(work, delivery) => (work, delivery),
+        Dispatched::TooEarly(work, delivery) => return settle::postpone(core, &work, delivery).await,
         Dispatched::Unusable(acker, problem) => return settle::refuse(acker, namespace, &problem),
     };
     let span = tracing::info_span!(
@@ -63,19 +75,45 @@ async fn process(core: &Core, namespace: &Arc<str>, delivery: Delivery) {
         attempt = work.request.attempt,
     );
     async {
-        let execution = execute::execute(core, &work).await;
-        let request = &work.request;
-        let verdict = decide(execution.outcome, request.attempt, request.max_attempts, &request.retry);
-        settle::settle(core, work, verdict, execution.timing).await;
+        let entered = core.ledger.enter(work.key(), delivery);
+        note(&work, &entered, redelivered);
+        let _slot;
+        let (running, answer) = match entered {
+            Entered::Joined => return,
+            Entered::Finished(running, answer) => (running, answer),
+            Entered::New(running) => {
+                _slot = tokio::select! {
+                    biased;
+                    () = core.stopping.cancelled() => return settle::hand_back(running),
+                    slot = core.slots.acquire() => slot,
+                };
+                let execution = execute::execute(core, &work).await;
+                let request = &work.request;
+                let verdict =
+                    decide(execution.outcome, request.attempt, request.max_attempts, &request.retry);
+                let Some(answer) = settle::answer(core, &work, verdict, &execution.timing) else {
+                    return settle::hand_back(running);
+                };
+                let answer = running.finished(answer);
+                (running, answer)
+            }
+        };
+        settle::settle(core, &work, running, &answer).await;
     }
     .instrument(span)
     .await;
 }
 
-/// Whether a step found work to hand back rather than to do.
-fn hand_back(core: &Core, delivery: Delivery) {
-    settle::release(delivery.acker);
-    tracing::debug!(worker_id = core.worker_id, "handed an unstarted delivery back to the broker");
+/// Tells what becomes of a request that came again.
+fn note(work: &Work, entered: &Entered<'_>, redelivered: bool) {
+    let outcome = match entered {
+        Entered::Joined => "joined",
+        Entered::Finished(..) => "replayed",
+        Entered::New(_) if redelivered => "run",
+        Entered::New(_) => return,
+    };
+    METRICS.redeliveries.with_label_values(&[&*work.namespace, outcome]).inc();
+    tracing::debug!(outcome, redelivered, "the request came again");
 }
 
 type SharedCore = Arc<Core>;

@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio::runtime;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::control::Cancellations;
+use super::ledger::Ledger;
 use super::running::RunningWorker;
 use super::{Core, SharedCore, supervise};
 use crate::broker::rabbit::RabbitBroker;
@@ -130,10 +131,12 @@ impl RustWorker {
     /// worker waits for it, not ready.
     ///
     /// # Errors
-    /// When the settings make no sense: a namespace without handlers, a bad address.
+    /// When the settings make no sense: a namespace without handlers, a bad address, a ledger's file that
+    /// cannot be used.
     pub async fn start(self) -> Result<RunningWorker, Error> {
         let namespaces = self.served_namespaces()?;
         let worker_id = self.config.worker_id();
+        let ledger = Ledger::open(self.config.worker.ledger.clone())?;
         let (broker, owned): (Arc<dyn Broker>, bool) = match self.broker {
             Some(broker) => (broker, false),
             None => (Arc::new(RabbitBroker::connect(&self.config.broker, &worker_id)?), true),
@@ -145,6 +148,8 @@ impl RustWorker {
             hostname: host_name().to_owned(),
             worker_id,
             registry: self.registry,
+            slots: Semaphore::new(self.config.worker.max_concurrent_steps.into()),
+            ledger,
             cancellations: Cancellations::default(),
             stopping: CancellationToken::new(),
             interrupted: CancellationToken::new(),

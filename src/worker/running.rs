@@ -55,7 +55,7 @@ impl RunningWorker {
     pub(super) async fn drain(self, immediate: &CancellationToken) -> Drained {
         let started = Instant::now();
         let limit = Duration::from_secs(self.core.config.worker.shutdown.shutdown_timeout_seconds);
-        let running = self.steps.len();
+        let running = self.core.busy_slots();
         info!(
             running_steps = running,
             limit_seconds = limit.as_secs(),
@@ -68,7 +68,7 @@ impl RunningWorker {
             () = tokio::time::sleep(limit) => {}
             () = immediate.cancelled() => {}
         }
-        let cut_off = self.steps.len();
+        let cut_off = self.core.busy_slots();
         self.core.interrupted.cancel();
         self.consumers.close();
         let settled = async {

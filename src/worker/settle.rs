@@ -9,6 +9,7 @@ use tracing::{debug, error, warn};
 use super::Core;
 use super::dispatch::Work;
 use super::execute::Timing;
+use super::ledger::Running;
 use crate::broker::topology::{dead_key, result_key, retry_key};
 use crate::broker::{Acker, Disposition, Headers, Message, Properties, PublishError};
 use crate::clock;
@@ -25,74 +26,77 @@ const ERROR_BYTES: usize = 16 * 1024;
 const HEADER_ERROR_BYTES: usize = 1024;
 /// An error's details are left out above this.
 const DETAILS_BYTES: usize = 64 * 1024;
+/// The kind of a message that goes to the delay queues.
+const RETRY: &str = "step.retry";
 /// The first pause before a message that was not confirmed is published again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Carries out a verdict: publishes what it says, then acks. A delivery that cannot be settled any more
-/// is the broker's again, and comes back.
-pub(super) async fn settle(core: &Core, work: Work, verdict: Verdict, timing: Timing) {
-    let verdict = sendable(core, &work.request, verdict, &timing);
-    let outcome = match &verdict {
-        Verdict::Complete(_) => "completed",
-        Verdict::Retry { .. } => "retried",
-        Verdict::Fail { .. } => "failed",
-        Verdict::Cancel => "cancelled",
-        Verdict::HandBack => "handed_back",
-    };
-    let published = match &verdict {
+/// What a verdict has us say, in the order of saying. `None`: nothing, the request goes back to the broker.
+pub(super) fn answer(core: &Core, work: &Work, verdict: Verdict, timing: &Timing) -> Option<Vec<Message>> {
+    let verdict = sendable(core, &work.request, verdict, timing);
+    let (outcome, messages) = match verdict {
         Verdict::Complete(data) => {
-            publish(core, &work, || result(core, &work, &timing, ResultStatus::Completed, data.clone(), None))
-                .await
+            ("completed", vec![result(core, work, timing, ResultStatus::Completed, data, None)])
         }
         Verdict::Cancel => {
             let error = StepError::new(ErrorType::Cancelled, false, "the task was cancelled").error;
-            let error = Some(error);
-            publish(core, &work, || {
-                result(core, &work, &timing, ResultStatus::Cancelled, Json::null(), error.clone())
-            })
-            .await
+            let result = result(core, work, timing, ResultStatus::Cancelled, Json::null(), Some(error));
+            ("cancelled", vec![result])
         }
-        Verdict::Retry { error, delay } => retry(core, &work, error, *delay).await,
-        Verdict::Fail { error, reason } => fail(core, &work, &timing, error, *reason).await,
+        Verdict::Retry { error, delay } => ("retried", vec![retry(core, work, &error, delay)]),
+        Verdict::Fail { error, reason } => ("failed", fail(core, work, timing, &error, reason)),
         Verdict::HandBack => {
-            count(&work, outcome);
-            return release(work.acker);
+            count(work, "handed_back");
+            return None;
         }
     };
-    match published {
-        Ok(()) => {
-            count(&work, outcome);
-            if work.acker.settle(Disposition::Ack).is_err() {
-                debug!(
-                    "answered, but the delivery could not be acked any more; the broker hands it out again"
-                );
+    count(work, outcome);
+    Some(messages)
+}
+
+/// Publishes an answer, then acks every delivery of its request. A delivery that cannot be settled any more
+/// is the broker's again, and comes back.
+pub(super) async fn settle(core: &Core, work: &Work, running: Running<'_>, answer: &[Message]) {
+    for message in answer {
+        // A result counts whoever reports it. A retry would be run beside that of whoever has the request now.
+        let is_retry = message.properties.kind.as_deref() == Some(RETRY);
+        let wanted = || !is_retry || running.is_held();
+        match publish(core, message, wanted).await {
+            Ok(()) => {}
+            Err(GaveUp::Stale) => {
+                return debug!("the delivery is no longer ours; if it comes back, its answer is ready");
+            }
+            Err(GaveUp::Stopping) => return hand_back(running),
+            Err(GaveUp::Unsendable(problem)) => {
+                error!(problem, "the answer can never be published; the request goes to the dead letters");
+                for delivery in running.leave() {
+                    refuse(delivery, &work.namespace, &problem);
+                }
+                return;
             }
         }
-        Err(GaveUp::Stale) => debug!("the delivery is no longer ours; whoever gets it next answers it"),
-        Err(GaveUp::Stopping) => release(work.acker),
-        Err(GaveUp::Unsendable(problem)) => {
-            error!(problem, "the answer can never be published; the request goes to the dead letters");
-            refuse(work.acker, &work.namespace, &problem);
+    }
+    for delivery in running.leave() {
+        if delivery.settle(Disposition::Ack).is_err() {
+            debug!("answered, but the delivery could not be acked any more; the broker hands it out again");
         }
     }
 }
 
 /// Sends a request that arrived before its time back to the delay queues: a handler asked for a longer
 /// delay than the longest queue has.
-pub(super) async fn postpone(core: &Core, work: Work) {
+pub(super) async fn postpone(core: &Core, work: &Work, delivery: Acker) {
     let remaining = work
         .request
         .not_before
         .map_or(Duration::ZERO, |at| Duration::try_from(at.duration_since(clock::now())).unwrap_or_default());
     let rung = core.ladder.at_least(remaining);
-    let send = || {
-        let message = outgoing(core, &work, core.names.retries(), retry_key(&work.request.namespace, rung));
-        with_body(message, "step.retry", work.request.message_id("postponed"), work.body.clone())
-    };
-    match publish(core, &work, send).await {
-        Ok(()) => drop(work.acker.settle(Disposition::Ack)),
+    let message = outgoing(core, work, core.names.retries(), retry_key(&work.request.namespace, rung));
+    let message = with_body(message, RETRY, work.request.message_id("postponed"), work.body.clone());
+    match publish(core, &message, || delivery.is_usable()).await {
+        Ok(()) => drop(delivery.settle(Disposition::Ack)),
         Err(GaveUp::Stale) => {}
-        Err(GaveUp::Stopping | GaveUp::Unsendable(_)) => release(work.acker),
+        Err(GaveUp::Stopping | GaveUp::Unsendable(_)) => release(delivery),
     }
 }
 
@@ -103,9 +107,14 @@ pub(super) fn refuse(acker: Acker, namespace: &str, problem: &str) {
     let _ = acker.settle(Disposition::Reject);
 }
 
-/// Hands a delivery back for another worker, spending no attempt.
-pub(super) fn release(acker: Acker) {
-    let _ = acker.settle(Disposition::Release);
+/// Hands a request back for another worker, spending no attempt.
+pub(super) fn hand_back(running: Running<'_>) {
+    running.leave().into_iter().for_each(release);
+}
+
+fn release(delivery: Acker) {
+    // A stale delivery is the broker's already.
+    let _ = delivery.settle(Disposition::Release);
 }
 
 /// Replaces a result too large to be sent by the failure to send it.
@@ -133,7 +142,7 @@ fn sendable(core: &Core, request: &StepExecutionRequest, verdict: Verdict, timin
     Verdict::Fail { error, reason: DeadReason::PermanentError }
 }
 
-async fn retry(core: &Core, work: &Work, error: &StepError, delay: Delay) -> Result<(), GaveUp> {
+fn retry(core: &Core, work: &Work, error: &StepError, delay: Delay) -> Message {
     let (rung, at_least) = match delay {
         Delay::AtLeast(delay) => (core.ladder.at_least(delay), delay),
         Delay::About(delay) => {
@@ -158,32 +167,18 @@ async fn retry(core: &Core, work: &Work, error: &StepError, delay: Delay) -> Res
         delay_ms = rung.as_millis() as u64,
         "the step failed and is retried"
     );
-    publish(core, work, || {
-        let mut message = outgoing(core, work, core.names.retries(), retry_key(namespace, rung));
-        message.properties.headers.set(header::ATTEMPT, next.attempt);
-        with_body(message, "step.retry", next.message_id("retry"), body.clone())
-    })
-    .await?;
     METRICS.retries.with_label_values(&[&*work.namespace, &work.request.step_name]).inc();
-    Ok(())
+    let mut message = outgoing(core, work, core.names.retries(), retry_key(namespace, rung));
+    message.properties.headers.set(header::ATTEMPT, next.attempt);
+    with_body(message, RETRY, next.message_id("retry"), body)
 }
 
-async fn fail(
-    core: &Core,
-    work: &Work,
-    timing: &Timing,
-    error: &StepError,
-    reason: DeadReason,
-) -> Result<(), GaveUp> {
+fn fail(core: &Core, work: &Work, timing: &Timing, error: &StepError, reason: DeadReason) -> Vec<Message> {
     error!(error = %error, reason = reason.as_str(), "the step failed for good");
-    let for_body = bounded(&error.error);
-    publish(core, work, || {
-        result(core, work, timing, ResultStatus::Failed, Json::null(), Some(for_body.clone()))
-    })
-    .await?;
-    publish(core, work, || dead_letter(core, work, error, reason)).await?;
     METRICS.dead_letters.with_label_values(&[&*work.namespace, reason.as_str()]).inc();
-    Ok(())
+    let for_body = Some(bounded(&error.error));
+    let result = result(core, work, timing, ResultStatus::Failed, Json::null(), for_body);
+    vec![result, dead_letter(core, work, error, reason)]
 }
 
 fn dead_letter(core: &Core, work: &Work, error: &StepError, reason: DeadReason) -> Message {
@@ -282,21 +277,20 @@ fn with_body(mut message: Message, kind: &str, message_id: String, body: Bytes) 
 
 /// Why nothing was acked.
 enum GaveUp {
-    /// The delivery's channel is gone: the broker hands it out again.
+    /// The broker has given the request to somebody else, or will.
     Stale,
-    /// The worker ends and the broker does not confirm.
+    /// The worker ends, or its connection is closed, and the broker did not confirm.
     Stopping,
     /// The message breaks a limit, today and tomorrow.
     Unsendable(String),
 }
 
-/// Publishes until the broker confirms, as long as that makes sense. The message is made anew for each
-/// try, so that the usual single try copies nothing.
-async fn publish(core: &Core, work: &Work, make: impl Fn() -> Message) -> Result<(), GaveUp> {
+/// Publishes until the broker confirms, as long as it is `wanted`.
+async fn publish(core: &Core, message: &Message, wanted: impl Fn() -> bool) -> Result<(), GaveUp> {
     let mut pause = FIRST_PAUSE;
-    loop {
+    while wanted() {
         let started = Instant::now();
-        let problem = match core.publisher.publish(make()).await {
+        let problem = match core.publisher.publish(message.clone()).await {
             Ok(()) => {
                 if core.config.worker.metrics.step_timing_enabled {
                     METRICS.confirm_seconds.observe(seconds(started.elapsed()));
@@ -304,11 +298,9 @@ async fn publish(core: &Core, work: &Work, make: impl Fn() -> Message) -> Result
                 return Ok(());
             }
             Err(PublishError::Invalid(problem)) => return Err(GaveUp::Unsendable(problem)),
+            Err(PublishError::Closed) => return Err(GaveUp::Stopping),
             Err(problem) => problem,
         };
-        if !work.acker.is_usable() {
-            return Err(GaveUp::Stale);
-        }
         warn!(%problem, pause_ms = pause.as_millis() as u64, "the broker did not confirm the answer; publishing it again");
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -316,6 +308,7 @@ async fn publish(core: &Core, work: &Work, make: impl Fn() -> Message) -> Result
         }
         pause = (pause * 2).min(Duration::from_millis(core.config.worker.retry.publish_max_pause_ms));
     }
+    Err(GaveUp::Stale)
 }
 
 fn count(work: &Work, outcome: &str) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
@@ -38,16 +38,12 @@ pub(super) async fn supervise(
     }
     let control = broker.subscribe(Source::Broadcast(core.names.control()), CONTROL_PREFETCH);
     let prefetch = core.config.worker.max_concurrent_steps;
-    let slots = Arc::new(Semaphore::new(usize::from(prefetch)));
-    let (arrivals, arrived) = mpsc::unbounded_channel();
-    consumers.spawn(consume::start(core.clone(), arrived, slots, steps));
     for (namespace, state) in states {
         let subscription = broker.subscribe(Source::Queue(core.names.step_queue(&namespace)), prefetch);
         tokio::spawn(report(namespace.clone(), subscription.state(), state));
         let namespace: Arc<str> = namespace.into();
-        consumers.spawn(consume::consume(core.clone(), namespace, subscription, arrivals.clone()));
+        consumers.spawn(consume::consume(core.clone(), namespace, subscription, steps.clone()));
     }
-    drop(arrivals);
     // To the very end: while the worker drains, a running step may still be cancelled.
     tokio::select! {
         () = control::listen(core.clone(), control) => {}

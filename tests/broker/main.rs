@@ -4,6 +4,8 @@
 mod conformance;
 mod invariants;
 mod memory;
+#[path = "../support/proxy.rs"]
+mod proxy;
 mod rabbit;
 mod support;
 mod support_rabbit;

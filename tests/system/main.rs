@@ -4,7 +4,11 @@
 mod alarms;
 mod dead_letters;
 mod layout;
+mod ledger;
 mod program;
+#[path = "../support/proxy.rs"]
+#[expect(dead_code, reason = "the broker's own tests do more with it")]
+mod proxy;
 mod support;
 mod system;
 mod worker;

@@ -107,7 +107,7 @@ pub(crate) struct Desk {
 }
 
 /// What the orchestrator's queue brings.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Report {
     Result(StepExecutionResult, Properties),
     Retry(StepExecutionRequest, Properties),
@@ -121,6 +121,11 @@ impl Desk {
 
     pub(crate) async fn open_with(config: Config, kind: Kind, namespaces: &[&str]) -> Self {
         let broker = connect(kind, &config).await;
+        Self::on(broker, config, kind, namespaces).await
+    }
+
+    /// On a broker that the test has connected to.
+    pub(crate) async fn on(broker: Arc<dyn Broker>, config: Config, kind: Kind, namespaces: &[&str]) -> Self {
         let names = config.names();
         let topology = Topology::new(&names, &config.ladder(), config.broker.queue_kind, namespaces);
         within(broker.declare(&topology)).await.expect("the topology is new");
@@ -180,9 +185,14 @@ impl Desk {
 
     /// What arrives next at the orchestrator.
     pub(crate) async fn next(&mut self) -> Report {
-        let delivery = within(self.inbox.recv()).await.expect("the subscription lives");
-        let Delivery { exchange, properties, body, acker, .. } = delivery;
-        acker.settle(Disposition::Ack).expect("the delivery is ours");
+        let (exchange, properties, body) = loop {
+            let delivery = within(self.inbox.recv()).await.expect("the subscription lives");
+            let Delivery { exchange, properties, body, acker, .. } = delivery;
+            // One that was cut off comes again.
+            if acker.settle(Disposition::Ack).is_ok() {
+                break (exchange, properties, body);
+            }
+        };
         if exchange == self.names.results() {
             Report::Result(StepExecutionResult::decode(&body).expect("results decode"), properties)
         } else if exchange == self.names.retries() {

@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::connection::Connection;
 use super::state::{ConnectionId, ConsumerId, State};
 use crate::broker::{BrokerStatus, Disposition, PublishJob, Settle, StaleDelivery};
+use crate::ops::metrics::METRICS;
 
 /// Publishes that may wait for the publishing task; more of them wait in their callers.
 const WAITING_PUBLISHES: usize = 1_024;
@@ -154,7 +155,8 @@ pub(super) struct Channel {
 impl Settle for Channel {
     fn settle(&self, tag: u64, disposition: Disposition) -> Result<(), StaleDelivery> {
         let server = self.server.upgrade().ok_or(StaleDelivery)?;
-        server.with(|state, now| state.settle(self, tag, disposition, now))
+        let settled = server.with(|state, now| state.settle(self, tag, disposition, now));
+        settled.inspect_err(|_| METRICS.stale_settlements.inc())
     }
 
     fn is_open(&self) -> bool {

@@ -13,7 +13,8 @@ use tasker_worker_rust::config::BrokerConfig;
 use tokio::time::timeout;
 
 use super::{consuming, next};
-use crate::support_rabbit::{Proxy, becomes, connected, on_rabbit, soon, to_queue};
+use crate::proxy::Proxy;
+use crate::support_rabbit::{becomes, connected, on_rabbit, soon, to_queue};
 
 /// Two seconds are promised; the rest is for a busy machine.
 const RECOVERY: Duration = Duration::from_secs(5);

@@ -1,0 +1,198 @@
+//! What is running here and what has finished here, so that a request that comes again is not run again.
+//!
+//! It knows nothing of channels: a request that comes again after a reconnect finds it as it was.
+
+mod file;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use tracing::{error, info};
+use uuid::Uuid;
+
+use crate::broker::{Acker, Message};
+use crate::config::LedgerConfig;
+use crate::error::Error;
+use file::LedgerFile;
+
+/// Taken for what a message is beside its body: names, headers, their places in memory.
+const ENVELOPE_BYTES: usize = 1_024;
+
+/// What makes two requests the same one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(super) struct Key {
+    pub(super) step_uuid: Uuid,
+    pub(super) attempt: u32,
+    /// A replay from the dead letters counts its attempts anew.
+    pub(super) replays: u32,
+}
+
+/// What is said about one attempt, in this order: the same messages however often they are said.
+pub(super) type Answer = Arc<[Message]>;
+
+/// The steps that run, and the answers of those that finished last.
+pub(super) struct Ledger {
+    limits: LedgerConfig,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// The deliveries of each running step's request. One at least, the newest last.
+    running: HashMap<Key, Vec<Acker>>,
+    answers: HashMap<Key, Answer>,
+    oldest_first: VecDeque<Key>,
+    bytes: usize,
+    file: Option<LedgerFile>,
+}
+
+/// What a delivery is to the ledger.
+pub(super) enum Entered<'a> {
+    /// Its step runs already, and will settle it too.
+    Joined,
+    /// Its step has finished before: the answer is to be given again.
+    Finished(Running<'a>, Answer),
+    /// Not known.
+    New(Running<'a>),
+}
+
+impl Ledger {
+    /// An empty ledger, or what the configured file holds of one.
+    ///
+    /// # Errors
+    /// When the file cannot be used: it is damaged, not ours, in use, or cannot be written.
+    pub(super) fn open(limits: LedgerConfig) -> Result<Self, Error> {
+        let ledger = Self { limits, inner: Mutex::default() };
+        let Some(path) = &ledger.limits.path else { return Ok(ledger) };
+        let unusable = |problem: std::io::Error| {
+            Error::Config(vec![format!("worker.ledger.path: {} cannot be used: {problem}", path.display())])
+        };
+        let (file, answers) = LedgerFile::open(path).map_err(unusable)?;
+        {
+            let mut inner = ledger.lock();
+            for (key, answer) in answers {
+                inner.keep(&ledger.limits, key, answer);
+            }
+            inner.file = Some(file);
+            inner.compact(&ledger.limits).map_err(unusable)?;
+            info!(path = %path.display(), answers = inner.answers.len(), "read the answers of finished steps");
+        }
+        Ok(ledger)
+    }
+
+    /// Registers a delivery. While its step runs, later deliveries of the same request join it.
+    pub(super) fn enter(&self, key: Key, delivery: Acker) -> Entered<'_> {
+        let mut inner = self.lock();
+        if let Some(deliveries) = inner.running.get_mut(&key) {
+            // What a lost connection made stale cannot be settled any more.
+            deliveries.retain(Acker::is_usable);
+            deliveries.push(delivery);
+            return Entered::Joined;
+        }
+        inner.running.insert(key, vec![delivery]);
+        let running = Running { ledger: self, key };
+        match inner.answers.get(&key) {
+            Some(answer) => Entered::Finished(running, answer.clone()),
+            None => Entered::New(running),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing panics while holding it, and its maps are valid at every line.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Keeps an answer, and forgets the oldest ones beyond the limits. Tells whether it is kept.
+    fn keep(&mut self, limits: &LedgerConfig, key: Key, answer: Answer) -> bool {
+        let size = size(&answer);
+        if limits.max_entries == 0 || size > limits.max_bytes {
+            return false;
+        }
+        if let Some(earlier) = self.answers.insert(key, answer) {
+            self.bytes -= self::size(&earlier);
+            self.oldest_first.retain(|other| *other != key);
+        }
+        self.oldest_first.push_back(key);
+        self.bytes += size;
+        while self.answers.len() > limits.max_entries || self.bytes > limits.max_bytes {
+            let Some(answer) = self.oldest_first.pop_front().and_then(|oldest| self.answers.remove(&oldest))
+            else {
+                break;
+            };
+            self.bytes -= self::size(&answer);
+        }
+        true
+    }
+
+    fn write(&mut self, limits: &LedgerConfig, key: Key, answer: &Answer) -> std::io::Result<()> {
+        if let Some(file) = &mut self.file {
+            file.append(key, answer)?;
+        }
+        self.compact(limits)
+    }
+
+    /// Writes the file anew once most of it is forgotten.
+    fn compact(&mut self, limits: &LedgerConfig) -> std::io::Result<()> {
+        let Self { file, answers, oldest_first, .. } = self;
+        match file {
+            Some(file) if file.is_too_large(limits) => {
+                file.rewrite(oldest_first.iter().filter_map(|key| Some((*key, answers.get(key)?))))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn size(answer: &[Message]) -> usize {
+    answer.iter().map(|message| message.body.len() + ENVELOPE_BYTES).sum()
+}
+
+/// A request while it is worked on. Dropped, it gives its deliveries back to the broker.
+pub(super) struct Running<'a> {
+    ledger: &'a Ledger,
+    key: Key,
+}
+
+impl Running<'_> {
+    /// Keeps the answer for deliveries that come after this one is settled.
+    pub(super) fn finished(&self, answer: Vec<Message>) -> Answer {
+        let answer = Answer::from(answer);
+        let limits = &self.ledger.limits;
+        let mut inner = self.ledger.lock();
+        if inner.keep(limits, self.key, answer.clone())
+            && let Err(problem) = inner.write(limits, self.key, &answer)
+        {
+            inner.file = None;
+            error!(
+                %problem,
+                "the ledger's file cannot be written; from here on, finished steps are known until this process ends"
+            );
+        }
+        answer
+    }
+
+    /// Whether the request is still ours: no other worker has been given it.
+    pub(super) fn is_held(&self) -> bool {
+        let inner = self.ledger.lock();
+        inner.running.get(&self.key).is_some_and(|deliveries| deliveries.iter().any(Acker::is_usable))
+    }
+
+    /// Ends it. All its deliveries are now the caller's to settle.
+    pub(super) fn leave(self) -> Vec<Acker> {
+        self.take()
+    }
+
+    fn take(&self) -> Vec<Acker> {
+        self.ledger.lock().running.remove(&self.key).unwrap_or_default()
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        // Without the lock: unsettled deliveries settle themselves.
+        drop(self.take());
+    }
+}
