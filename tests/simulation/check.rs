@@ -8,6 +8,7 @@ use tasker_worker_rust::message::StepExecutionRequest;
 use tasker_worker_rust::orchestrator::Orchestrator;
 use tasker_worker_rust::orchestrator::task::TaskState;
 
+use crate::locked;
 use crate::wire::Flaw;
 use crate::workflow::{MAX_ATTEMPTS, StepEnd, WORKFLOWS, Workflow, expected, target};
 use crate::world::{Told, World};
@@ -220,7 +221,7 @@ impl Check<'_> {
         for name in WORKFLOWS[self.told.task.workflow].steps.iter().map(|(name, _)| *name) {
             for attempt in 1..=MAX_ATTEMPTS + 1 {
                 let key = (seed, name.to_owned(), attempt);
-                let times = self.world.begun.lock().unwrap().get(&key).copied().unwrap_or(0);
+                let times = locked(&self.world.begun).get(&key).copied().unwrap_or(0);
                 let due = expected.get(name).is_some_and(|end| attempt <= end.attempt);
                 self.must(due || times == 0, || format!("attempt {attempt} of {name} should never run"));
                 let wanted = u32::from(due);

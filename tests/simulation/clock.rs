@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use tasker_worker_rust::orchestrator::store::Store;
 use tokio::runtime::{Builder, Runtime, RuntimeMetrics};
 
+use crate::locked;
+
 /// No statement takes this long; better a jump in time than a test that hangs.
 const LONGEST_STATEMENT: Duration = Duration::from_secs(5);
 
@@ -45,7 +47,7 @@ impl Gate {
 
     /// The store whose work takes no time.
     pub(crate) fn watch(&self, store: &Store) {
-        *self.store.lock().unwrap() = Some(store.clone());
+        *locked(&self.store) = Some(store.clone());
     }
 
     /// While a store is being opened.
@@ -56,7 +58,7 @@ impl Gate {
 
     fn is_closed(&self) -> bool {
         self.held.load(Ordering::Relaxed) > 0
-            || self.store.lock().unwrap().as_ref().is_some_and(|store| store.in_use() > 0)
+            || locked(&self.store).as_ref().is_some_and(|store| store.in_use() > 0)
     }
 
     /// Waits for what the store's threads wake.

@@ -14,8 +14,8 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 use crate::clock::Gate;
 use crate::schedule::Schedule;
@@ -32,6 +32,10 @@ fn number(variable: &str) -> Option<u64> {
     #[expect(clippy::disallowed_methods, reason = "which seeds are run is no setting of the product")]
     let text = std::env::var(variable).ok()?;
     Some(text.parse().unwrap_or_else(|_| panic!("{variable} is {text:?}, and should be a number")))
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while holding it")
 }
 
 /// One run: its diary, and what is wrong at its end.
@@ -59,7 +63,7 @@ fn simulate_all(seeds: u64, flaw: Flaw, enough: usize) -> BTreeMap<u64, String> 
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds || failed.lock().unwrap().len() >= enough {
+                    if seed >= seeds || locked(&failed).len() >= enough {
                         return;
                     }
                     if let (diary, Err(problems)) = simulate(seed, flaw, false) {
@@ -68,13 +72,13 @@ fn simulate_all(seeds: u64, flaw: Flaw, enough: usize) -> BTreeMap<u64, String> 
                              replay -- --nocapture\n",
                             Schedule::draw(seed)
                         );
-                        failed.lock().unwrap().insert(seed, report);
+                        locked(&failed).insert(seed, report);
                     }
                 }
             });
         }
     });
-    failed.into_inner().unwrap()
+    failed.into_inner().expect("no thread panics")
 }
 
 #[test]

@@ -15,6 +15,7 @@ use tasker_worker_rust::broker::{
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::locked;
 use crate::schedule::{Act, Slip, Who};
 use crate::world::World;
 
@@ -84,7 +85,7 @@ impl Wire {
 
     /// Ends this life, unless it has ended. In a crash nothing goes in or out from this moment on.
     pub(crate) fn end(&self, end: End) {
-        let mut decided = self.end.lock().unwrap();
+        let mut decided = locked(&self.end);
         if decided.is_none() {
             *decided = Some(end);
             self.world.log(|| format!("{:?}: {end:?}", self.who));
@@ -97,7 +98,7 @@ impl Wire {
 
     pub(crate) async fn ended(&self) -> End {
         self.ended.cancelled().await;
-        self.end.lock().unwrap().expect("said before the token is cancelled")
+        locked(&self.end).expect("said before the token is cancelled")
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -234,8 +235,8 @@ struct Channel {
 
 impl Settle for Channel {
     fn settle(&self, _tag: u64, disposition: Disposition) -> Result<(), StaleDelivery> {
-        let pending = self.pending.lock().unwrap().take();
-        let acker = self.acker.lock().unwrap().take();
+        let pending = locked(&self.pending).take();
+        let acker = locked(&self.acker).take();
         let Some(acker) = acker else { return Ok(()) };
         let slip = self.wire.act(Act::Settle, || format!("{disposition:?}"));
         if let Some(Slip::AckLost { until_ms }) = slip {
@@ -253,7 +254,7 @@ impl Settle for Channel {
     }
 
     fn is_open(&self) -> bool {
-        self.acker.lock().unwrap().as_ref().is_none_or(Acker::is_usable)
+        locked(&self.acker).as_ref().is_none_or(Acker::is_usable)
     }
 }
 

@@ -12,6 +12,8 @@ use tasker_worker_rust::retry::RetryPolicy;
 use tasker_worker_rust::template::{StepTemplate, Template};
 use tasker_worker_rust::{Namespace, Step, StepError, StepResult};
 
+use crate::locked;
+
 pub(crate) const MAX_ATTEMPTS: u32 = 3;
 
 /// How long a step may run.
@@ -165,7 +167,7 @@ pub(crate) fn namespaces(begun: &Begun) -> Vec<Namespace> {
 
 async fn handle(workflow: &Workflow, begun: Begun, step: Step<Context>) -> StepResult<u64> {
     let key = (step.context.seed, step.name().to_owned(), step.attempt());
-    *begun.lock().unwrap().entry(key).or_default() += 1;
+    *locked(&begun).entry(key).or_default() += 1;
     let sleep = |ms| tokio::time::sleep(Duration::from_millis(ms));
     match Behaviour::of(step.context, step.name(), step.attempt()) {
         Behaviour::Succeed { after_ms } => sleep(after_ms).await,

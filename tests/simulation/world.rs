@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::clock::Gate;
+use crate::locked;
 use crate::schedule::{Act, Moment, Outage, Schedule, Slip, Task, Who};
 use crate::wire::{End, Flaw, Wire};
 use crate::workflow::{Begun, WORKFLOWS, namespaces};
@@ -122,34 +123,34 @@ impl World {
         };
         let told = tokio::time::timeout(DEADLINE, quiet).await;
         self.log(|| "quiet, or given up".to_owned());
-        self.slips.lock().unwrap().clear();
+        locked(&self.slips).clear();
         let problems = self.check(told.as_deref().unwrap_or(&[]), told.is_err()).await;
         self.closing.cancel();
         while processes.join_next().await.is_some() {}
         let left = self.left_in_queues().await;
-        self.wires.lock().unwrap().clear();
+        locked(&self.wires).clear();
         let problems = problems.into_iter().chain(left).collect::<Vec<_>>();
         if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
     }
 
     pub(crate) fn diary(&self) -> String {
-        self.diary.lock().unwrap().join("\n")
+        locked(&self.diary).join("\n")
     }
 
     pub(crate) fn log(&self, line: impl FnOnce() -> String) {
         let at = self.started.elapsed().as_millis();
-        self.diary.lock().unwrap().push(format!("{at:>7} ms  {}", line()));
+        locked(&self.diary).push(format!("{at:>7} ms  {}", line()));
     }
 
     /// Counts what processes do: what is to go wrong at this moment?
     pub(crate) fn act(&self, who: Who, act: Act, what: impl FnOnce() -> String) -> Option<Slip> {
         let moment = {
-            let mut acts = self.acts.lock().unwrap();
+            let mut acts = locked(&self.acts);
             let count = acts.entry(act).or_default();
             *count += 1;
             (act, *count - 1)
         };
-        let slip = self.slips.lock().unwrap().remove(&moment);
+        let slip = locked(&self.slips).remove(&moment);
         if self.verbose || slip.is_some() {
             self.log(|| {
                 let slip = slip.map(|slip| format!("  <<< {slip:?}")).unwrap_or_default();
@@ -192,7 +193,7 @@ impl World {
     }
 
     async fn is_quiet(&self) -> bool {
-        let idle = self.wires.lock().unwrap().values().all(|wire| wire.is_idle());
+        let idle = locked(&self.wires).values().all(|wire| wire.is_idle());
         if !idle || !self.left_in_queues().await.is_empty() {
             return false;
         }
@@ -208,7 +209,7 @@ impl World {
 
     fn connect(self: &Arc<Self>, who: Who) -> Arc<Wire> {
         let wire = Wire::connect(self, who);
-        self.wires.lock().unwrap().insert(who, Arc::clone(&wire));
+        locked(&self.wires).insert(who, Arc::clone(&wire));
         wire
     }
 
@@ -284,7 +285,7 @@ impl World {
         pause(at_ms).await;
         self.log(|| format!("{outage:?}"));
         let end = |who, end| {
-            let wire = self.wires.lock().unwrap().get(&who).cloned();
+            let wire = locked(&self.wires).get(&who).cloned();
             wire.inspect(|wire| wire.end(end));
         };
         match outage {
