@@ -184,6 +184,20 @@ impl Lab {
         METRICS.redeliveries.with_label_values(&[self.namespace.as_str(), outcome]).get()
     }
 
+    /// Sends the request again until it is answered from the ledger. An answer may have arrived here before its
+    /// worker knows that it is confirmed: until then, a duplicate joins it.
+    async fn send_until_replayed(&self, request: &StepExecutionRequest) {
+        let before = self.came_again("replayed");
+        while self.came_again("replayed") == before {
+            let sent = self.came_again("joined") + before + 1;
+            self.desk.send(request).await;
+            eventually("the request comes again", async || {
+                (self.came_again("joined") + self.came_again("replayed") == sent).then_some(())
+            })
+            .await;
+        }
+    }
+
     async fn until_joined(&self, times: u64) {
         eventually("a delivery joins", async || (self.came_again("joined") == times).then_some(())).await;
     }
@@ -255,7 +269,7 @@ async fn a_duplicate_of_a_running_step_is_settled_with_it_and_a_later_one_gets_t
     finish.add_permits(1);
     let first = lab.result().await;
 
-    lab.desk.send(&request).await;
+    lab.send_until_replayed(&request).await;
     let again = lab.result().await;
     assert_eq!(again, first, "the same answer, to the millisecond");
     assert_eq!(lab.came_again("replayed"), 1);
@@ -269,7 +283,7 @@ async fn retries_failures_and_dead_letters_are_repeated_word_for_word(kind: Kind
     let request = lab.ask("hopeless").await;
     let first = (lab.desk.next().await, lab.desk.next().await);
     assert!(matches!(first, (Report::Result(..), Report::DeadLetter(..))), "{first:?}");
-    lab.desk.send(&request).await;
+    lab.send_until_replayed(&request).await;
     assert_eq!((lab.desk.next().await, lab.desk.next().await), first);
 
     // Each of the two retries comes back, and only one is run.
@@ -278,7 +292,7 @@ async fn retries_failures_and_dead_letters_are_repeated_word_for_word(kind: Kind
     assert!(matches!(retry, Report::Retry(..)), "{retry:?}");
     let result = lab.desk.next().await;
     assert!(matches!(&result, Report::Result(result, _) if result.attempt == 2), "{result:?}");
-    lab.desk.send(&request).await;
+    lab.send_until_replayed(&request).await;
     assert_eq!((lab.desk.next().await, lab.desk.next().await), (retry, result));
     worker.shutdown().await;
     lab.all_ran_once(3).await;
