@@ -38,15 +38,15 @@ async fn orchestrate(config: Config) -> Result<(), Error> {
     let router = api::router(orchestrator.clone(), settings);
     let server = ops::http::serve(&settings.listen_address, "orchestrator.listen_address", router).await?;
     signals.graceful.cancelled().await;
-    info!("stopping: finishing what has been received");
+    info!("Stopping: finishing what has been received");
     let orderly = async {
         server.stop().await;
         orchestrator.shutdown().await;
         broker.close().await;
     };
     tokio::select! {
-        () = orderly => info!("stopped"),
-        () = signals.immediate.cancelled() => info!("stopped at once; what was unfinished is resumed at the next start"),
+        () = orderly => info!("Stopped"),
+        () = signals.immediate.cancelled() => info!("Stopped at once; what was unfinished is resumed at the next start"),
     }
     Ok(())
 }

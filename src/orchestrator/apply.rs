@@ -234,7 +234,7 @@ impl Writer {
             if *outcome == Outcome::Refused && matches!(message.event, Event::Replayed { .. }) {
                 tracing::warn!(
                     task_uuid = %message.task_uuid,
-                    "A step was replayed whose task was rolled back or cancelled; its answer changes nothing."
+                    "A step was replayed whose task was rolled back or cancelled; its answer changes nothing"
                 );
             }
             settle(message.acker, Disposition::Ack);
@@ -297,7 +297,7 @@ impl Writer {
         {
             tracing::warn!(
                 %error, messages = batch.sent.len(),
-                "Sent messages could not be removed from the outbox; the next start sends them again."
+                "Sent messages could not be removed from the outbox; the next start sends them again"
             );
         }
     }

@@ -42,14 +42,14 @@ impl Cache {
                 Loaded::Found(stored) => stored,
                 Loaded::Missing => return Ok(None),
                 Loaded::Damaged(reason) => {
-                    tracing::error!(%task_uuid, %reason, "A stored task cannot be read; what is heard about it is lost.");
+                    tracing::error!(%task_uuid, %reason, "A stored task cannot be read; what is heard about it is lost");
                     return Ok(None);
                 }
             };
             match self.restore(task_uuid, *stored).await? {
                 Ok(task) => self.insert(task),
                 Err(reason) => {
-                    tracing::error!(%task_uuid, %reason, "A stored task cannot be read; what is heard about it is lost.");
+                    tracing::error!(%task_uuid, %reason, "A stored task cannot be read; what is heard about it is lost");
                     return Ok(None);
                 }
             }

@@ -47,7 +47,7 @@ impl Declare {
                 Err(problem) => {
                     let wait = pause.next();
                     if self.shared.set_topology_problem(Some(problem.clone())) {
-                        tracing::warn!(problem, "The broker's queues are not in place; trying again.");
+                        tracing::warn!(problem, "The broker's queues are not in place; trying again");
                     }
                     Some(wait)
                 }

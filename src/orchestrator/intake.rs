@@ -152,7 +152,7 @@ impl Writer {
                 tracing::error!(
                     message_id = delivery.properties.message_id, exchange = delivery.exchange,
                     routing_key = delivery.routing_key, %reason,
-                    "A message to the orchestrator cannot be understood, and is dropped."
+                    "A message to the orchestrator cannot be understood, and is dropped"
                 );
                 settle(delivery.acker, Disposition::Ack);
             }
@@ -163,7 +163,7 @@ impl Writer {
         match report {
             Report::Sent(outbox_id) => self.confirmed.push(outbox_id),
             Report::Unpublishable { outbox_id, body, reason } => {
-                tracing::error!(outbox_id, reason, "A message can never be published, and is dropped.");
+                tracing::error!(outbox_id, reason, "A message can never be published, and is dropped");
                 self.confirmed.push(outbox_id);
                 if let Ok(request) = StepExecutionRequest::decode(&body) {
                     let error = StepExecutionError {

@@ -103,7 +103,7 @@ impl Orchestrator {
         METRICS.outbox_depth.set(store.unsent_count().await?);
         let in_use = store.unfinished().await?;
         let unfinished: i64 = in_use.values().sum();
-        tracing::info!(store = store.name(), unfinished_tasks = unfinished, "The orchestrator is starting.");
+        tracing::info!(store = store.name(), unfinished_tasks = unfinished, "The orchestrator is starting");
 
         let names = Names::new(&config.broker.prefix);
         let ladder = &config.broker.delay_ladder;

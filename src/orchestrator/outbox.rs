@@ -209,7 +209,7 @@ impl Outbox {
 
     fn store_failed(&mut self, error: &Error) {
         METRICS.store_errors.inc();
-        tracing::error!(%error, "Unsent messages cannot be read from the store; trying again.");
+        tracing::error!(%error, "Unsent messages cannot be read from the store; trying again");
         self.paused = Some(Instant::now() + self.pause.next());
     }
 
@@ -254,7 +254,7 @@ impl Outbox {
                     let pause = self.unroutable_pause.next();
                     tracing::warn!(
                         %error, retry_in_ms = pause.as_millis() as u64,
-                        "A request has no queue to go to; it stays in the outbox. Is its namespace declared?"
+                        "A request has no queue to go to; it stays in the outbox. Is its namespace declared?."
                     );
                     self.unroutable = Some(Instant::now() + pause);
                 }
@@ -268,7 +268,7 @@ impl Outbox {
                     let pause = self.pause.next();
                     tracing::warn!(
                         %error, retry_in_ms = pause.as_millis() as u64,
-                        "The broker takes no messages; they stay in the outbox."
+                        "The broker takes no messages; they stay in the outbox"
                     );
                     self.paused = Some(Instant::now() + pause);
                 }

@@ -49,7 +49,7 @@ impl Overdue {
             match self.store.overdue(now(), STEPS).await {
                 Ok(steps) if steps.is_empty() => {}
                 Ok(steps) => self.look_at(steps).await,
-                Err(error) => tracing::error!(%error, "Overdue steps cannot be read from the store."),
+                Err(error) => tracing::error!(%error, "Overdue steps cannot be read from the store"),
             }
         }
     }
@@ -65,7 +65,7 @@ impl Overdue {
                     tracing::warn!(
                         namespace,
                         steps = steps.len(),
-                        "Answers are overdue; their requests are sent again under the same attempt."
+                        "Answers are overdue; their requests are sent again under the same attempt"
                     );
                     if self.commands.send(Command::Overdue(steps)).await.is_err() {
                         return;
@@ -74,7 +74,7 @@ impl Overdue {
                 // The workers have not got that far: more requests would only make the queue longer.
                 Ok(_) => self.postpone(&steps).await,
                 Err(error) => {
-                    tracing::warn!(namespace, %error, "The queue's length is unknown; overdue steps wait.");
+                    tracing::warn!(namespace, %error, "The queue's length is unknown; overdue steps wait");
                 }
             }
         }
@@ -84,7 +84,7 @@ impl Overdue {
         let uuids: Vec<Uuid> = steps.iter().map(|step| step.step_uuid).collect();
         let patience = i64::try_from(self.overdue_after.as_millis()).unwrap_or(i64::MAX);
         if let Err(error) = self.store.postpone(&uuids, now().saturating_add(patience)).await {
-            tracing::error!(%error, "Overdue steps cannot be given more time.");
+            tracing::error!(%error, "Overdue steps cannot be given more time");
         }
     }
 }

@@ -18,7 +18,7 @@ pub(super) async fn listen(core: SharedCore, mut subscription: Subscription) {
     while let Some(delivery) = subscription.recv().await {
         match ControlMessage::decode(&delivery.body) {
             Ok(ControlMessage::CancelTask { task_uuid }) => core.cancellations.cancel(task_uuid),
-            Err(error) => tracing::warn!(%error, "ignored a control message that was not understood"),
+            Err(error) => tracing::warn!(%error, "Ignored a control message that was not understood"),
         }
         // A broadcast needs no ack; settling it keeps the rule that nothing is dropped unsettled.
         let _ = delivery.acker.settle(Disposition::Ack);

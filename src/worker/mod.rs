@@ -113,7 +113,7 @@ fn note(work: &Work, entered: &Entered<'_>, redelivered: bool) {
         Entered::New(_) => return,
     };
     METRICS.redeliveries.with_label_values(&[&*work.namespace, outcome]).inc();
-    tracing::debug!(outcome, redelivered, "the request came again");
+    tracing::debug!(outcome, redelivered, "The request came again");
 }
 
 type SharedCore = Arc<Core>;

@@ -209,7 +209,7 @@ impl RustWorker {
         if !settings.template_directory.is_dir() {
             info!(
                 directory = %settings.template_directory.display(),
-                "there is no template directory, so no template is compared with the handlers"
+                "There is no template directory, so no template is compared with the handlers"
             );
             return Ok(None);
         }
@@ -232,10 +232,10 @@ impl RustWorker {
             let mut changes = catalog.changes();
             while changes.changed().await.is_ok() {
                 for step in missing_handlers(&registry, &catalog, &served) {
-                    warn!(step, "a changed template has a step without a handler in this worker");
+                    warn!(step, "A changed template has a step without a handler in this worker");
                 }
                 for problem in exceeded(&lease, &catalog, &served) {
-                    warn!(problem, "a changed template has a step that the broker may hand out twice");
+                    warn!(problem, "A changed template has a step that the broker may hand out twice");
                 }
             }
         });

@@ -59,7 +59,7 @@ impl RunningWorker {
         info!(
             running_steps = running,
             limit_seconds = limit.as_secs(),
-            "stopping: finishing the running steps"
+            "Stopping: finishing the running steps"
         );
         self.core.stopping.cancel();
         self.steps.close();
@@ -76,7 +76,7 @@ impl RunningWorker {
             self.steps.wait().await;
         };
         if tokio::time::timeout(LAST_SETTLEMENTS, settled).await.is_err() {
-            warn!(steps = self.steps.len(), "some steps did not stop; the broker hands them out again");
+            warn!(steps = self.steps.len(), "Some steps did not stop; the broker hands them out again");
         }
         if self.owned {
             self.broker.close().await;
@@ -90,7 +90,7 @@ impl RunningWorker {
             finished = drained.finished,
             handed_back = drained.handed_back,
             drain_ms = drained.took.as_millis() as u64,
-            "stopped"
+            "Stopped"
         );
         drained
     }

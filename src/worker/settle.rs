@@ -64,11 +64,11 @@ pub(super) async fn settle(core: &Core, work: &Work, running: Running<'_>, answe
         match publish(core, message, wanted).await {
             Ok(()) => {}
             Err(GaveUp::Stale) => {
-                return debug!("the delivery is no longer ours; if it comes back, its answer is ready");
+                return debug!("The delivery is no longer ours; if it comes back, its answer is ready");
             }
             Err(GaveUp::Stopping) => return hand_back(running),
             Err(GaveUp::Unsendable(problem)) => {
-                error!(problem, "the answer can never be published; the request goes to the dead letters");
+                error!(problem, "The answer can never be published; the request goes to the dead letters");
                 for delivery in running.leave() {
                     refuse(delivery, &work.namespace, &problem);
                 }
@@ -78,7 +78,7 @@ pub(super) async fn settle(core: &Core, work: &Work, running: Running<'_>, answe
     }
     for delivery in running.leave() {
         if delivery.settle(Disposition::Ack).is_err() {
-            debug!("answered, but the delivery could not be acked any more; the broker hands it out again");
+            debug!("Answered, but the delivery could not be acked any more; the broker hands it out again");
         }
     }
 }
@@ -102,7 +102,7 @@ pub(super) async fn postpone(core: &Core, work: &Work, delivery: Acker) {
 
 /// Refuses what is no request: the broker moves it to the dead letters in one step.
 pub(super) fn refuse(acker: Acker, namespace: &str, problem: &str) {
-    warn!(namespace, problem, "refused a message; it goes to the dead letters");
+    warn!(namespace, problem, "Refused a message; it goes to the dead letters");
     METRICS.dead_letters.with_label_values(&[namespace, "refused"]).inc();
     let _ = acker.settle(Disposition::Reject);
 }
@@ -129,7 +129,7 @@ fn sendable(core: &Core, request: &StepExecutionRequest, verdict: Verdict, timin
     warn!(
         result_bytes = data.get().len(),
         ran_ms = timing.ran.as_millis() as u64,
-        "the step's result is too large"
+        "The step's result is too large"
     );
     let error = StepError::new(
         ErrorType::ResultRefused,
@@ -165,7 +165,7 @@ fn retry(core: &Core, work: &Work, error: &StepError, delay: Delay) -> Message {
         next_attempt = next.attempt,
         max_attempts = next.max_attempts,
         delay_ms = rung.as_millis() as u64,
-        "the step failed and is retried"
+        "The step failed and is retried"
     );
     METRICS.retries.with_label_values(&[&*work.namespace, &work.request.step_name]).inc();
     let mut message = outgoing(core, work, core.names.retries(), retry_key(namespace, rung));
@@ -174,7 +174,7 @@ fn retry(core: &Core, work: &Work, error: &StepError, delay: Delay) -> Message {
 }
 
 fn fail(core: &Core, work: &Work, timing: &Timing, error: &StepError, reason: DeadReason) -> Vec<Message> {
-    error!(error = %error, reason = reason.as_str(), "the step failed for good");
+    error!(error = %error, reason = reason.as_str(), "The step failed for good");
     METRICS.dead_letters.with_label_values(&[&*work.namespace, reason.as_str()]).inc();
     let for_body = Some(bounded(&error.error));
     let result = result(core, work, timing, ResultStatus::Failed, Json::null(), for_body);
@@ -301,7 +301,7 @@ async fn publish(core: &Core, message: &Message, wanted: impl Fn() -> bool) -> R
             Err(PublishError::Closed) => return Err(GaveUp::Stopping),
             Err(problem) => problem,
         };
-        warn!(%problem, pause_ms = pause.as_millis() as u64, "the broker did not confirm the answer; publishing it again");
+        warn!(%problem, pause_ms = pause.as_millis() as u64, "The broker did not confirm the answer; publishing it again");
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = core.interrupted.cancelled() => return Err(GaveUp::Stopping),

@@ -62,9 +62,9 @@ async fn report(
     loop {
         let now = actual.borrow_and_update().clone();
         match &now {
-            ConsumerState::Consuming if !consuming => info!(namespace, "consuming"),
+            ConsumerState::Consuming if !consuming => info!(namespace, "Consuming"),
             ConsumerState::Connecting(reason) if consuming => {
-                warn!(namespace, reason, "not consuming any more")
+                warn!(namespace, reason, "Not consuming any more")
             }
             _ => {}
         }
@@ -97,7 +97,7 @@ async fn ensure_topology(core: &Core, broker: &dyn Broker, states: &States) {
         };
         let Err(problem) = outcome else { return };
         if last_problem.as_ref() != Some(&problem) {
-            error!(%problem, "the queues cannot be used yet; trying again until they can");
+            error!(%problem, "The queues cannot be used yet; trying again until they can");
             for state in states.values() {
                 state.send_replace(ConsumerState::Connecting(problem.to_string()));
             }

@@ -91,7 +91,7 @@ impl Keeper {
             let failure = match closing.run_until_cancelled(self.connect()).await {
                 None => break,
                 Some(Ok((connection, place))) => {
-                    info!(address = place, purpose = self.purpose.name(), "connected to RabbitMQ");
+                    info!(address = place, purpose = self.purpose.name(), "Connected to RabbitMQ");
                     said = None;
                     outages = pauses(Trouble::Outage);
                     match self.watch(connection).await {
@@ -111,7 +111,7 @@ impl Keeper {
                 warn!(
                     purpose = self.purpose.name(),
                     reason = %failure,
-                    "not connected to RabbitMQ; trying again until it works"
+                    "Not connected to RabbitMQ; trying again until it works"
                 );
                 said = Some(failure.text.clone());
             }

@@ -44,7 +44,7 @@ impl Supervisor {
             let (failure, connection, worked) = match opened {
                 Err((failure, connection)) => (failure, connection, false),
                 Ok((channel, connection)) => {
-                    info!(source = name(&self.source), "consuming");
+                    info!(source = name(&self.source), "Consuming");
                     self.state.send_replace(ConsumerState::Consuming);
                     (said, outages) = (None, pauses(Trouble::Outage));
                     match self.forward(channel).await {
@@ -74,7 +74,7 @@ impl Supervisor {
                 warn!(
                     source = name(&self.source),
                     reason = text,
-                    "not consuming; trying again until it works"
+                    "Not consuming; trying again until it works"
                 );
                 said = Some(text.clone());
             }
@@ -107,7 +107,7 @@ impl Supervisor {
         match time::timeout(self.shared.access.connect_timeout, restoring).await {
             Ok(Ok(restored)) => restored,
             Ok(Err(problem)) => {
-                warn!(missing = name(&self.source), reason = %problem, "cannot declare it again");
+                warn!(missing = name(&self.source), reason = %problem, "Cannot declare it again");
                 false
             }
             Err(_) => false,

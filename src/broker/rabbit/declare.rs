@@ -64,7 +64,7 @@ pub(super) async fn restore(shared: &Shared, connection: &Connection, name: &str
         return Ok(false);
     };
     declare(connection, &topology).await?;
-    info!(missing = name, "declared the queues and exchanges again, because one was gone");
+    info!(missing = name, "Declared the queues and exchanges again, because one was gone");
     Ok(true)
 }
 

@@ -62,7 +62,7 @@ impl LedgerFile {
             warn!(
                 path = %path.display(),
                 cut_bytes = content.len() - bytes,
-                "the ledger's last record was only begun; cutting it off"
+                "The ledger's last record was only begun; cutting it off"
             );
         }
         file.set_len(bytes as u64)?;

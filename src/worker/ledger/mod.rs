@@ -76,7 +76,7 @@ impl Ledger {
             }
             inner.file = Some(file);
             inner.compact(&ledger.limits).map_err(unusable)?;
-            info!(path = %path.display(), answers = inner.answers.len(), "read the answers of finished steps");
+            info!(path = %path.display(), answers = inner.answers.len(), "Read the answers of finished steps");
         }
         Ok(ledger)
     }
@@ -168,7 +168,7 @@ impl Running<'_> {
             inner.file = None;
             error!(
                 %problem,
-                "the ledger's file cannot be written; from here on, finished steps are known until this process ends"
+                "The ledger's file cannot be written; from here on, finished steps are known until this process ends"
             );
         }
         answer
