@@ -41,8 +41,12 @@ pub fn subscriber<W>(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let filter = log_filter(&settings.level)
+    let mut filter = log_filter(&settings.level)
         .map_err(|problem| Error::Config(vec![format!("log.level: {problem}")]))?;
+    if !settings.level.contains("lapin") {
+        // It logs returned messages with their payload; what it knows of outages, the broker says itself.
+        filter = filter.add_directive("lapin=off".parse().expect("the directive is well-formed"));
+    }
     let registry = Registry::default().with(filter);
     let json = match settings.format {
         LogFormat::Json => true,

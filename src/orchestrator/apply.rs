@@ -7,44 +7,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::advance::{Event, Outcome, Timing, advance};
 use super::cache::Cache;
 use super::changes::Changes;
-use super::dag::Plan;
-use super::incoming::{self, Kind};
+use super::incoming::Kind;
+use super::intake::{Command, Confirmed, Submission, Work, hand_back, refuse_callers, settle, take_command};
 use super::outbox::{Handle, Report};
 use super::outgoing::new_uuid;
 use super::shared::Shared;
-use super::store::{OutboxRow, OverdueStep, Store, TaskRow};
+use super::store::{OutboxRow, Store, TaskRow};
 use super::task::{Task, TaskState};
 use super::{CancelError, Pause, SubmitError, now};
 use crate::Error;
-use crate::api::TaskRequest;
 use crate::broker::topology::Names;
-use crate::broker::{Acker, Broker, Delivery, Disposition, Source, Subscription};
-use crate::message::{ErrorType, StepExecutionError, StepExecutionRequest};
+use crate::broker::{Broker, Disposition, Subscription};
 use crate::ops::metrics::{METRICS, seconds};
-
-/// What callers ask the writer for.
-#[derive(Debug)]
-pub(super) enum Command {
-    Submit(Box<Submission>),
-    Cancel { task_uuid: Uuid, reply: oneshot::Sender<Result<(), CancelError>> },
-    Overdue(Vec<OverdueStep>),
-}
-
-#[derive(Debug)]
-pub(super) struct Submission {
-    pub(super) request: TaskRequest,
-    pub(super) identity: Uuid,
-    pub(super) template_id: Uuid,
-    pub(super) plan: Arc<Plan>,
-    pub(super) reply: oneshot::Sender<Result<Uuid, SubmitError>>,
-}
 
 /// Settings of the writer.
 #[derive(Debug, Clone)]
@@ -70,36 +51,6 @@ pub(super) struct Writer {
     pub(super) stop: CancellationToken,
 }
 
-/// Outbox rows that can go, and when they go at the latest.
-#[derive(Debug, Default)]
-pub(super) struct Confirmed {
-    outbox_ids: Vec<i64>,
-    until: Option<tokio::time::Instant>,
-}
-
-/// How long confirmed rows wait for a transaction to go along with. One of their own would keep the next
-/// result waiting for the disk; a crash before they are gone sends them again, which does no harm.
-const CONFIRMED_WAIT: Duration = Duration::from_millis(20);
-
-/// What waits to be applied. It stays whole until the transaction that covers it is on the disk.
-#[derive(Default)]
-struct Work {
-    submissions: Vec<Submission>,
-    cancels: Vec<(Uuid, oneshot::Sender<Result<(), CancelError>>)>,
-    overdue: Vec<OverdueStep>,
-    messages: Vec<Incoming>,
-    unpublishable: Vec<(Uuid, Event)>,
-    sent: Vec<i64>,
-}
-
-/// A delivery that was understood.
-struct Incoming {
-    kind: Kind,
-    task_uuid: Uuid,
-    event: Event,
-    acker: Acker,
-}
-
 /// What is done once a transaction is on the disk.
 #[derive(Default)]
 struct Followup {
@@ -111,23 +62,6 @@ struct Followup {
     namespaces: HashMap<Uuid, String>,
 }
 
-impl Confirmed {
-    fn push(&mut self, outbox_id: i64) {
-        self.outbox_ids.push(outbox_id);
-        self.until.get_or_insert_with(|| tokio::time::Instant::now() + CONFIRMED_WAIT);
-    }
-}
-
-impl Work {
-    fn len(&self) -> usize {
-        self.submissions.len()
-            + self.cancels.len()
-            + self.overdue.len()
-            + self.messages.len()
-            + self.unpublishable.len()
-    }
-}
-
 impl Writer {
     /// Works until stopped.
     pub(super) async fn run(mut self) {
@@ -136,100 +70,6 @@ impl Writer {
             self.cache.trim();
         }
         self.finish().await;
-    }
-
-    /// Everything that waits, up to a batch: at least one thing, or `None` when it is time to stop.
-    async fn collect(&mut self) -> Option<Work> {
-        let mut work = Work::default();
-        while work.len() == 0 {
-            let until = self.confirmed.until;
-            tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return None,
-                Some(report) = self.reports.recv() => self.take_report(report, &mut work),
-                Some(command) = self.commands.recv() => take_command(command, &mut work),
-                delivery = next(&mut self.subscription) => self.take_delivery(delivery, &mut work),
-                Ok(()) = self.declared.changed(), if self.subscription.is_none() => self.subscribe(),
-                () = tokio::time::sleep_until(until.unwrap_or_else(tokio::time::Instant::now)), if until.is_some() => {
-                    break;
-                }
-            }
-            if self.confirmed.outbox_ids.len() >= self.limits.batch {
-                break;
-            }
-        }
-        while work.len() < self.limits.batch {
-            let before = work.len();
-            let report = self.reports.try_recv().ok();
-            let delivery = next(&mut self.subscription);
-            // Unconstrained: a spent budget would look like an empty queue, and make batches small under load.
-            let delivery = tokio::task::unconstrained(delivery).now_or_never();
-            let heard = report.is_some() || delivery.is_some();
-            if let Some(report) = report {
-                self.take_report(report, &mut work);
-            }
-            if let Ok(command) = self.commands.try_recv() {
-                take_command(command, &mut work);
-            }
-            if let Some(delivery) = delivery {
-                self.take_delivery(delivery, &mut work);
-            }
-            if work.len() == before && !heard {
-                break;
-            }
-        }
-        work.sent = std::mem::take(&mut self.confirmed).outbox_ids;
-        Some(work)
-    }
-
-    fn subscribe(&mut self) {
-        let prefetch = u16::try_from(self.limits.batch * 2).unwrap_or(u16::MAX);
-        let subscription = self.broker.subscribe(Source::Queue(self.names.orchestrator_queue()), prefetch);
-        self.shared.set_consumer(subscription.state());
-        self.subscription = Some(subscription);
-    }
-
-    fn take_delivery(&mut self, delivery: Option<Delivery>, work: &mut Work) {
-        let Some(delivery) = delivery else {
-            self.subscription = None;
-            return;
-        };
-        let kind = Kind::of(&delivery, &self.names);
-        match incoming::read(kind, &delivery) {
-            Ok((task_uuid, event)) => {
-                work.messages.push(Incoming { kind, task_uuid, event, acker: delivery.acker });
-            }
-            Err(reason) => {
-                METRICS.messages_applied.with_label_values(&[kind.as_str(), Outcome::Refused.as_str()]).inc();
-                tracing::error!(
-                    message_id = delivery.properties.message_id, exchange = delivery.exchange,
-                    routing_key = delivery.routing_key, %reason,
-                    "A message to the orchestrator cannot be understood, and is dropped."
-                );
-                settle(delivery.acker, Disposition::Ack);
-            }
-        }
-    }
-
-    fn take_report(&mut self, report: Report, work: &mut Work) {
-        match report {
-            Report::Sent(outbox_id) => self.confirmed.push(outbox_id),
-            Report::Unpublishable { outbox_id, body, reason } => {
-                tracing::error!(outbox_id, reason, "A message can never be published, and is dropped.");
-                self.confirmed.push(outbox_id);
-                if let Ok(request) = StepExecutionRequest::decode(&body) {
-                    let error = StepExecutionError {
-                        message: format!("the request cannot be published: {reason}"),
-                        error_type: ErrorType::MessageRefused.to_string(),
-                        code: Some("UNPUBLISHABLE".to_owned()),
-                        retryable: false,
-                        details: None,
-                    };
-                    let event = incoming::dead_letter(&request, "unpublishable".to_owned(), error);
-                    work.unpublishable.push((request.task_uuid, event));
-                }
-            }
-        }
     }
 
     /// Applies work and writes it. While the store fails, nothing is acked and nothing is forgotten but the
@@ -487,46 +327,4 @@ fn new_task(submission: &Submission) -> (Task, TaskRow) {
         completed_at: None,
     };
     (task, row)
-}
-
-fn take_command(command: Command, work: &mut Work) {
-    match command {
-        Command::Submit(submission) => work.submissions.push(*submission),
-        Command::Cancel { task_uuid, reply } => work.cancels.push((task_uuid, reply)),
-        Command::Overdue(steps) => work.overdue.extend(steps),
-    }
-}
-
-fn refuse_callers(work: &mut Work, error: &Error) {
-    let copy = || match error {
-        Error::Store { store, problem } => Error::Store { store: store.clone(), problem: problem.clone() },
-        other => Error::Store { store: String::new(), problem: other.to_string() },
-    };
-    for submission in work.submissions.drain(..) {
-        let _ = submission.reply.send(Err(SubmitError::Store(copy())));
-    }
-    for (_, reply) in work.cancels.drain(..) {
-        let _ = reply.send(Err(CancelError::Store(copy())));
-    }
-    // The next look finds them again.
-    work.overdue.clear();
-}
-
-fn hand_back(work: Work) {
-    for message in work.messages {
-        settle(message.acker, Disposition::Release);
-    }
-}
-
-fn settle(acker: Acker, disposition: Disposition) {
-    // A stale delivery comes again, and is then found to be a duplicate.
-    let _ = acker.settle(disposition);
-}
-
-/// The next delivery, once there is a subscription.
-async fn next(subscription: &mut Option<Subscription>) -> Option<Delivery> {
-    match subscription {
-        Some(subscription) => subscription.recv().await,
-        None => std::future::pending().await,
-    }
 }

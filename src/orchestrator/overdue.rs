@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::apply::Command;
+use super::intake::Command;
 use super::now;
 use super::shared::Shared;
 use super::store::{OverdueStep, Store};

@@ -103,15 +103,15 @@ pub(crate) async fn run(run: &Run, directory: &Path, report: &mut Report) -> Ans
             store.until_next(ends.iter().copied()),
         );
     }
-    report.times("all faults, until the next result", store.until_next(ends.values().flatten().copied()));
+    report.times("until the next result: all faults", store.until_next(ends.values().flatten().copied()));
     let broker =
         [Fault::BrokerKilled, Fault::BrokerRestarted].iter().filter_map(|fault| ends.get(fault)).flatten();
     let resumed = until_next(&executions.started, broker.copied());
     let slowest = resumed.iter().copied().max().unwrap_or(0);
     if run.full {
-        report.at_most("broker back, until the next step starts: max", slowest, RESUMES_WITHIN, "ms");
+        report.at_most("broker back, until the next step starts, at most", slowest, RESUMES_WITHIN, "ms");
     } else {
-        report.figure("broker back, until the next step starts: max", slowest, "ms");
+        report.figure("broker back, until the next step starts, at most", slowest, "ms");
     }
     report.figure("total time", took.as_secs(), "s");
     Ok(())

@@ -19,13 +19,11 @@ impl Report {
     }
 
     /// Count, median, 99th percentile and maximum of some times.
-    pub(crate) fn times(&mut self, what: &str, mut milliseconds: Vec<i64>) {
+    pub(crate) fn times(&mut self, what: impl Into<String>, mut milliseconds: Vec<i64>) {
         milliseconds.sort_unstable();
         let Some(last) = milliseconds.len().checked_sub(1) else { return };
-        self.figure(format!("{what}: times"), milliseconds.len(), "");
-        for (name, share) in [("p50", 50), ("p99", 99), ("max", 100)] {
-            self.figure(format!("{what}: {name}"), milliseconds[(last * share).div_ceil(100)], "ms");
-        }
+        let [p50, p99, max] = [50, 99, 100].map(|share| milliseconds[(last * share).div_ceil(100)]);
+        self.figure(what, json!({ "times": last + 1, "p50": p50, "p99": p99, "max": max }), "ms");
     }
 
     pub(crate) fn problem(&mut self, text: impl Into<String>) {
@@ -56,7 +54,13 @@ impl Report {
     pub(crate) fn print(&self) {
         let width = self.figures.iter().map(|(what, ..)| what.len()).max().unwrap_or(0);
         for (what, value, unit) in &self.figures {
-            println!("  {what:width$}  {:>9} {unit}", value.to_string());
+            match value.as_object() {
+                None => println!("  {what:width$}  {value:>6} {unit}"),
+                Some(times) => println!(
+                    "  {what:width$}  p50 {:>5}, p99 {:>5}, max {:>5} {unit} ({} times)",
+                    times["p50"], times["p99"], times["max"], times["times"]
+                ),
+            }
         }
         for problem in &self.problems {
             println!("  FAILED: {problem}");

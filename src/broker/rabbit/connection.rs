@@ -5,7 +5,7 @@
 //! opens a new one on every new connection.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_lapin::{Manager, Object, Pool, PoolError, Runtime};
@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use super::address::{Address, PasswordFile};
 use super::failure::Failure;
+use super::link::{Health, Link, LinkState, Purpose, Up};
 use super::reconnect::{Trouble, pauses};
 use crate::broker::BrokerStatus;
 use crate::ops::metrics::METRICS;
@@ -27,116 +28,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long an orderly end may take.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
-
-/// What one of the two connections is for: while the broker blocks a publishing connection, even the acks
-/// on it hang, so consumers have their own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
-    Consume,
-    Publish,
-}
-
-impl Purpose {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Consume => "consume",
-            Self::Publish => "publish",
-        }
-    }
-}
-
-/// A connection as its users see it.
-#[derive(Debug, Clone)]
-pub(super) enum LinkState {
-    Down(Failure),
-    Up(Up),
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct Up {
-    pub(super) connection: Arc<Object>,
-    /// Counts the connections, so that one that broke is not taken for its successor.
-    pub(super) number: u64,
-    /// Why the broker takes no messages.
-    pub(super) blocked: Option<String>,
-}
-
-/// Follows a connection.
-#[derive(Debug, Clone)]
-pub(super) struct Link(watch::Receiver<LinkState>);
-
-impl Link {
-    /// The connection, once there is one after number `spent`. `down` hears why there is none yet.
-    pub(super) async fn up(&mut self, spent: u64, mut down: impl FnMut(&Failure)) -> Up {
-        loop {
-            match &*self.0.borrow_and_update() {
-                LinkState::Up(up) if up.number > spent => return up.clone(),
-                LinkState::Down(failure) => down(failure),
-                LinkState::Up(_) => {}
-            }
-            if self.0.changed().await.is_err() {
-                // The keeper is gone: its users are being cancelled.
-                std::future::pending::<()>().await;
-            }
-        }
-    }
-
-    pub(super) fn state(&self) -> LinkState {
-        self.0.borrow().clone()
-    }
-
-    /// Whether connection `number` is still the one, and not known to be lost.
-    pub(super) fn has(&self, number: u64) -> bool {
-        matches!(&*self.0.borrow(), LinkState::Up(up) if up.number == number)
-    }
-
-    pub(super) fn is_blocked(&self) -> bool {
-        matches!(&*self.0.borrow(), LinkState::Up(Up { blocked: Some(_), .. }))
-    }
-
-    /// Returns at the next change; never once the keeper is gone.
-    pub(super) async fn changed(&mut self) {
-        if self.0.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-/// The broker's state, from that of its two connections.
-#[derive(Debug)]
-pub(super) struct Health {
-    links: Mutex<[BrokerStatus; 2]>,
-    status: watch::Sender<BrokerStatus>,
-}
-
-impl Health {
-    pub(super) fn new() -> Self {
-        let connecting = || BrokerStatus::Connecting("starting".to_owned());
-        Self { links: Mutex::new([connecting(), connecting()]), status: watch::Sender::new(connecting()) }
-    }
-
-    pub(super) fn status(&self) -> watch::Receiver<BrokerStatus> {
-        self.status.subscribe()
-    }
-
-    fn report(&self, purpose: Purpose, state: BrokerStatus) {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        links[purpose as usize] = state;
-        let worst = links.iter().max_by_key(|state| match state {
-            BrokerStatus::Connected => 0,
-            BrokerStatus::Blocked(_) => 1,
-            BrokerStatus::Connecting(_) => 2,
-            BrokerStatus::Closed => 3,
-        });
-        let worst = worst.cloned().unwrap_or(BrokerStatus::Closed);
-        METRICS.blocked.set(i64::from(matches!(worst, BrokerStatus::Blocked(_))));
-        self.status.send_if_modified(|status| {
-            let changed = *status != worst;
-            *status = worst;
-            changed
-        });
-    }
-}
 
 /// What connecting takes.
 #[derive(Debug, Clone)]
@@ -188,7 +79,7 @@ impl Keeper {
             state,
             closing,
         };
-        (keeper, Link(link))
+        (keeper, Link::new(link))
     }
 
     pub(super) async fn run(mut self) {

@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Shared;
-use super::connection::{Link, LinkState};
 use super::declare;
 use super::deliveries::{Deliveries, End};
 use super::failure::Failure;
+use super::link::{Link, LinkState};
 use super::reconnect::{Trouble, pauses};
 use crate::broker::{ConsumerState, Delivery, Source};
 use crate::ops::metrics::METRICS;
@@ -66,7 +66,9 @@ impl Supervisor {
                 spent = connection;
                 continue;
             }
-            METRICS.reconnects.with_label_values(&[failure.cause]).inc();
+            if worked {
+                METRICS.reconnects.with_label_values(&[failure.cause]).inc();
+            }
             let text = explain(&self.source, &failure);
             if said.as_ref() != Some(&text) {
                 warn!(

@@ -19,9 +19,10 @@ use tokio::sync::mpsc;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{GRACE, Link};
+use super::connection::GRACE;
 use super::declare::checked;
 use super::failure::Failure;
+use super::link::Link;
 use super::properties::incoming;
 use crate::broker::{Acker, Delivery, Disposition, Settle, Source, StaleDelivery};
 use crate::ops::metrics::METRICS;

@@ -12,6 +12,7 @@ mod consume;
 mod declare;
 mod deliveries;
 mod failure;
+mod link;
 mod properties;
 mod publish;
 mod reconnect;
@@ -28,9 +29,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::address::Address;
-use self::connection::{Access, GRACE, Health, Keeper, Link, LinkState, Purpose};
+use self::connection::{Access, GRACE, Keeper};
 use self::consume::Supervisor;
 use self::failure::Failure;
+use self::link::{Health, Link, LinkState, Purpose};
 use self::publish::Lane;
 use self::reconnect::Trouble;
 use super::topology::Topology;
@@ -38,6 +40,9 @@ use super::{
     BoxFuture, Broker, BrokerError, BrokerStatus, ConsumerState, PublishJob, Publisher, Source, Subscription,
 };
 use crate::config::{AmqpUrl, BrokerConfig};
+
+/// How long declaring, verifying or looking may take: a thousand queues do in a quarter of it.
+const OPERATION_LIMIT: Duration = Duration::from_secs(60);
 
 /// RabbitMQ, over AMQP 0-9-1. Dropping it closes the connections.
 #[derive(Debug)]
@@ -105,7 +110,12 @@ impl RabbitBroker {
     {
         let (shared, link) = (self.shared.clone(), self.consuming.clone());
         let task = self.runtime.spawn(async move {
-            let working = async { operation(reach(link, shared.access.connect_timeout).await?).await };
+            let working = async {
+                let connection = reach(link, shared.access.connect_timeout).await?;
+                time::timeout(OPERATION_LIMIT, operation(connection))
+                    .await
+                    .unwrap_or_else(|_| Err(Failure::timeout("asking RabbitMQ", OPERATION_LIMIT)))
+            };
             match shared.closing.run_until_cancelled(working).await {
                 Some(result) => result.map_err(|failure| failure.into_error(&shared.address)),
                 None => Err(BrokerError::Closed),

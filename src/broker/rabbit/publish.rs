@@ -15,9 +15,10 @@ use tracing::warn;
 
 use super::Shared;
 use super::confirms::reply;
-use super::connection::{GRACE, Link, LinkState};
+use super::connection::GRACE;
 use super::declare;
 use super::failure::Failure;
+use super::link::{Link, LinkState};
 use super::properties::Outgoing;
 use super::reconnect::{Trouble, pauses};
 use super::window::Window;
@@ -60,7 +61,7 @@ impl Lane {
                 End::Worn => drop(tokio::spawn(window.finish())),
                 End::Lost(failure, job) => {
                     window.confirms.fail(&PublishError::Disconnected(failure.text.clone()));
-                    late = job.map(|job| *job);
+                    late = job;
                     down_since = Instant::now();
                     if failure.connection_lost {
                         spent = window.connection();
@@ -74,7 +75,7 @@ impl Lane {
             }
         }
         self.jobs.close();
-        while let Some(job) = late.take().or_else(|| self.jobs.try_recv().ok()) {
+        while let Some(job) = late.take().map(|job| *job).or_else(|| self.jobs.try_recv().ok()) {
             reply(job.confirm, Err(PublishError::Closed));
         }
     }
@@ -85,7 +86,7 @@ impl Lane {
         &mut self,
         spent: u64,
         down_since: Instant,
-        late: &mut Option<PublishJob>,
+        late: &mut Option<Box<PublishJob>>,
     ) -> Option<Window> {
         let Self { shared, link, jobs } = self;
         let mut opening = pin!(open_window(shared, link.clone(), spent));
@@ -113,9 +114,9 @@ impl Lane {
         }
     }
 
-    async fn serve(&mut self, window: &mut Window, late: Option<PublishJob>) -> End {
+    async fn serve(&mut self, window: &mut Window, late: Option<Box<PublishJob>>) -> End {
         if let Some(job) = late
-            && let Err(end) = self.publish(window, job).await
+            && let Err(end) = self.publish(window, *job).await
         {
             return end;
         }

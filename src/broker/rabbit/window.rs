@@ -15,8 +15,8 @@ use lapin::{Channel, Confirmation};
 use tokio::time::{self, Instant};
 
 use super::confirms::{Answer, Confirmed, Confirms, Returned};
-use super::connection::Up;
 use super::failure::Failure;
+use super::link::Up;
 use super::properties::Outgoing;
 use crate::broker::PublishError;
 
