@@ -62,7 +62,7 @@ impl Report {
                 ),
             }
         }
-        for problem in &self.problems {
+        for problem in self.problems.iter().take(20) {
             println!("  FAILED: {problem}");
         }
     }
