@@ -4,7 +4,7 @@ SHELL := /bin/bash
 
 .PHONY: help
 help: ## print this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## run the five workflows on the embedded broker, with nothing installed
@@ -33,6 +33,30 @@ soak: ## a million steps and 500 reconnects through RabbitMQ; fails when the wor
 .PHONY: simulate
 simulate: ## run worker and orchestrator through 10,000 seeded schedules of faults
 	SIMULATION_SEEDS=10000 cargo test --test simulation
+
+# A minute of the scenarios; `make test` runs this form too.
+.PHONY: chaos-quick
+chaos-quick: ## kill processes and brokers under load for a minute; nothing may be lost
+	cargo test --test chaos
+
+.PHONY: chaos
+chaos: ## every chaos scenario in full, ten minutes; figures also in target/chaos.json
+	cargo test --test chaos -- --full --json target/chaos.json
+
+.PHONY: chaos-cluster
+chaos-cluster: ## kill one of three RabbitMQ nodes under load
+	cargo test --test chaos -- cluster
+
+GENERATIONS := 4.0 4.3
+.PHONY: test-generations
+test-generations: ## the RabbitMQ tests on other generations of it (needs Debian or Ubuntu, and root)
+	cargo build --tests
+	set -e; for version in $(GENERATIONS); do \
+	  root=$$(scripts/rabbitmq-generation $$version); \
+	  for test in broker system; do \
+	    env -u RABBITMQ_URL RABBITMQ_ROOT=$$root scripts/with-rabbitmq cargo test --test $$test rabbit; \
+	  done; \
+	done
 
 .PHONY: fmt
 fmt: ## format the code

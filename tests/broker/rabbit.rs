@@ -2,9 +2,11 @@
 
 mod outages;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use lapin::options::{QueueDeclareOptions, QueuePurgeOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use tasker_worker_rust::broker::topology::{ExchangeKind, Topology};
 use tasker_worker_rust::broker::{
     Broker, BrokerError, BrokerStatus, ConsumerState, Delivery, Disposition, Headers, Message, Properties,
@@ -64,6 +66,40 @@ async fn a_confirmed_message_arrives_with_all_its_properties() {
         broker.close().await;
 
         assert_eq!(rabbit.broker().depth(&queue_name).await, Ok(Some(0)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_until_there_is_room_and_harms_no_other() {
+    on_rabbit(async |rabbit| {
+        let config = BrokerConfig { publish_timeout_ms: 2_000, ..rabbit.config() };
+        let broker = RabbitBroker::connect(&config, "test").unwrap();
+        let open = rabbit.declared_queue(&broker, "open").await;
+        let full = rabbit.queue("full").name;
+        let (_connection, channel) = rabbit.channel().await;
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(1));
+        let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+        channel.queue_declare(full.as_str().into(), durable, arguments).await.unwrap();
+
+        // Longer than a channel that refuses is kept.
+        let end = Instant::now() + Duration::from_secs(3);
+        let mut refused = 0;
+        while Instant::now() < end {
+            let publisher = broker.publisher();
+            let (full, open) = tokio::join!(
+                publisher.publish(to_queue(&full, "x")),
+                publisher.publish(to_queue(&open, "x"))
+            );
+            open.unwrap();
+            refused += usize::from(full == Err(PublishError::Refused));
+        }
+        assert!(refused > 10, "{refused}");
+        channel.queue_purge(full.as_str().into(), QueuePurgeOptions::default()).await.unwrap();
+        broker.publisher().publish(to_queue(&full, "x")).await.unwrap();
+        broker.close().await;
     })
     .await;
 }

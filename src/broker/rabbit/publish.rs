@@ -35,7 +35,8 @@ pub(super) struct Lane {
 enum End {
     /// The broker is being closed by us.
     Closing,
-    /// It has too many messages that were never answered: the client keeps each as long as the channel.
+    /// It refuses what another may take, or has too many messages that were never answered: the client keeps
+    /// each as long as the channel.
     Worn,
     /// It is gone. Perhaps a job was taken up too late for it.
     Lost(Failure, Option<Box<PublishJob>>),
@@ -52,6 +53,7 @@ impl Lane {
             if window.was_useful() {
                 pause = pauses(Trouble::Outage);
             }
+            down_since = Instant::now();
             match end {
                 End::Closing => {
                     // What is on its way may still be confirmed.
@@ -62,7 +64,6 @@ impl Lane {
                 End::Lost(failure, job) => {
                     window.confirms.fail(&PublishError::Disconnected(failure.text.clone()));
                     late = job;
-                    down_since = Instant::now();
                     if failure.connection_lost {
                         spent = window.connection();
                     } else {
@@ -140,6 +141,9 @@ impl Lane {
                 confirmed = window.publishing.select_next_some(), if !window.publishing.is_empty() => {
                     if let Err(failure) = window.take(confirmed) {
                         return End::Lost(failure, None);
+                    }
+                    if window.is_stuck() {
+                        return End::Worn;
                     }
                 }
                 Some(job) = self.jobs.recv(), if refusing || room => {

@@ -26,6 +26,10 @@ const PROPERTY_BYTES: usize = 2_048;
 /// The frame size of a broker that sets no limit.
 const FRAME_BYTES: usize = 131_072;
 
+/// A channel this old that meets a refusal is replaced. Younger ones stay, so that a queue that is full does
+/// not cost a channel for every message.
+const REPLACED_AFTER: Duration = Duration::from_millis(500);
+
 type Publishing = Pin<Box<dyn Future<Output = Result<Confirmed, lapin::Error>> + Send>>;
 
 pub(super) struct Window {
@@ -35,6 +39,8 @@ pub(super) struct Window {
     /// Exchanges that were there when looked for: publishing to one that is not would end the channel.
     exchanges: HashSet<String>,
     useful: bool,
+    refused: bool,
+    opened: Instant,
     pub(super) confirms: Confirms,
     pub(super) publishing: FuturesUnordered<Publishing>,
 }
@@ -53,6 +59,8 @@ impl Window {
             max_header_bytes: frame.saturating_sub(PROPERTY_BYTES),
             exchanges: HashSet::new(),
             useful: false,
+            refused: false,
+            opened: Instant::now(),
             confirms: Confirms::new(timeout),
             publishing: FuturesUnordered::new(),
         })
@@ -65,6 +73,13 @@ impl Window {
     /// Whether the broker has confirmed anything on it.
     pub(super) fn was_useful(&self) -> bool {
         self.useful
+    }
+
+    /// Whether another channel may do better. One whose first message for a queue finds that queue between
+    /// two leaders is refused that message, and on RabbitMQ 3.10 every later one: it goes on asking the old
+    /// leader, whose node is gone.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.refused && self.opened.elapsed() >= REPLACED_AFTER
     }
 
     pub(super) fn connection(&self) -> u64 {
@@ -123,6 +138,7 @@ impl Window {
             next = self.publishing.next().now_or_never().flatten();
         }
         self.useful |= !batch.is_empty();
+        self.refused = batch.iter().any(|confirmed| !confirmed.accepted);
         self.confirms.confirmed(batch);
         failure.map_or(Ok(()), Err)
     }

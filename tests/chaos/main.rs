@@ -1,0 +1,118 @@
+//! Chaos on RabbitMQ: the real program as processes of their own, against brokers that are killed.
+//!
+//! `cargo test` runs the quick form of the scenarios that fit into a minute; `make chaos` runs all of them in full.
+//! Whatever is started here is ended here, by its process id, also on Ctrl-C and when something panics.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test with its own main prints its own figures"
+)]
+
+mod cluster;
+mod drain;
+mod node;
+mod processes;
+mod product;
+mod proxy;
+mod report;
+mod store;
+mod tasks;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use report::Report;
+
+type Answer<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Every scenario, and whether it is part of the quick form.
+const SCENARIOS: [(&str, bool); 3] = [("processes", true), ("drain", true), ("cluster", false)];
+
+/// Kills processes, brokers and connections under load, and fails when anything is lost.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Only scenarios whose name contains one of these: processes, drain, cluster.
+    scenarios: Vec<String>,
+    /// Everything, as often as it takes to find what happens seldom.
+    #[arg(long)]
+    full: bool,
+    /// Repeats a run's random choices.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Writes the figures to this file, too.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// What other tests know, so that `cargo test -- --nocapture` goes on working.
+    #[arg(long, hide = true)]
+    nocapture: bool,
+    #[arg(long, hide = true)]
+    test_threads: Option<usize>,
+}
+
+/// What a scenario needs to know.
+struct Run {
+    full: bool,
+    seed: u64,
+}
+
+impl Run {
+    fn random(&self) -> StdRng {
+        StdRng::seed_from_u64(self.seed)
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let mut terminated = signal(SignalKind::terminate()).expect("signals can be listened to");
+    // Dropping a scenario half-way ends what it started.
+    let passed = tokio::select! {
+        passed = run(&arguments) => passed,
+        _ = tokio::signal::ctrl_c() => return ExitCode::from(130),
+        _ = terminated.recv() => return ExitCode::from(143),
+    };
+    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+async fn run(arguments: &Arguments) -> bool {
+    let run = Run { full: arguments.full, seed: arguments.seed.unwrap_or_else(rand::random) };
+    let mut reports = Vec::new();
+    for (name, quick) in SCENARIOS {
+        let named = arguments.scenarios.iter().any(|part| name.contains(part.as_str()));
+        if !named && (!arguments.scenarios.is_empty() || !(quick || run.full)) {
+            continue;
+        }
+        println!("\nchaos: {name}, {} form, seed {}", if run.full { "full" } else { "quick" }, run.seed);
+        let mut report = Report::new(name);
+        let directory = tempfile::Builder::new().prefix("chaos-").tempdir().expect("there is room for files");
+        let outcome = match name {
+            "processes" => processes::run(&run, directory.path(), &mut report).await,
+            "drain" => drain::run(directory.path(), &mut report).await,
+            _ => cluster::run(&run, directory.path(), &mut report).await,
+        };
+        if let Err(error) = outcome {
+            report.problem(error.to_string());
+        }
+        report.print();
+        if !report.passed() {
+            eprintln!("chaos: {name} failed; logs and store are in {}", directory.keep().display());
+        }
+        reports.push(report);
+    }
+    let passed = reports.iter().all(Report::passed);
+    if let Some(path) = &arguments.json {
+        let scenarios: Vec<_> = reports.iter().map(Report::json).collect();
+        let all = json!({ "full": run.full, "seed": run.seed, "passed": passed, "scenarios": scenarios });
+        if let Err(error) = std::fs::write(path, format!("{all:#}\n")) {
+            eprintln!("chaos: {} cannot be written: {error}", path.display());
+            return false;
+        }
+    }
+    passed
+}
