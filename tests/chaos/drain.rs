@@ -50,7 +50,7 @@ pub(crate) async fn run(directory: &Path, report: &mut Report) -> Answer {
     report.at_most("drain time", took, DRAINED_WITHIN, "ms");
     report.expect("the worker's exit code", code.unwrap_or(-1), 0);
     for field in ["finished", "handed_back"] {
-        let steps = first.said("\"stopped\"", field).and_then(|steps| steps.as_i64());
+        let steps = first.said("\"Stopped\"", field).and_then(|steps| steps.as_i64());
         report.figure(
             format!("steps {}", field.replace('_', " ")),
             steps.ok_or("the worker did not say it stopped")?,
