@@ -99,7 +99,7 @@ pub(crate) async fn run(run: &Run, directory: &Path, report: &mut Report) -> Ans
     report.figure("of these, more than once", executions.repeated, "");
     for (fault, ends) in &ends {
         report.times(
-            &format!("{}, until the next result", fault.name()),
+            format!("until the next result: {}", fault.name()),
             store.until_next(ends.iter().copied()),
         );
     }
