@@ -14,7 +14,7 @@ use crate::node::{End, Node, url};
 use crate::product::{Process, Site};
 use crate::proxy::Proxy;
 use crate::report::Report;
-use crate::store::{self, Store, until_next};
+use crate::store::{self, Store};
 use crate::tasks::{NAMESPACES, Tasks, Wanted};
 use crate::{Answer, Run};
 
@@ -38,6 +38,10 @@ impl Fault {
             Self::ConnectionsCut => "connections cut",
             Self::QueueDeleted => "queue deleted",
         }
+    }
+
+    fn ends_the_broker(self) -> bool {
+        matches!(self, Self::BrokerKilled | Self::BrokerRestarted)
     }
 }
 
@@ -72,7 +76,8 @@ pub(crate) async fn run(run: &Run, directory: &Path, report: &mut Report) -> Ans
     let mut scene = Scene::open(directory).await?;
     let mut tasks = Tasks::new(&scene.site.api_url())?;
     let mut submitted = 0;
-    let mut ends: BTreeMap<Fault, Vec<i64>> = BTreeMap::new();
+    let mut suffered = Vec::new();
+    let mut pause = 200..2_000;
     for (done, fault) in faults.iter().enumerate() {
         // Half of this round's tasks before the pause and half right before the fault, so that faults meet tasks at
         // every stage, and find work whenever they are over.
@@ -82,12 +87,16 @@ pub(crate) async fn run(run: &Run, directory: &Path, report: &mut Report) -> Ans
                 tasks.submit(Wanted::any(&mut random, run.full));
             }
             submitted = share;
-            let pause = if half == 1 { 200..2_000 } else { 0..200 };
-            sleep(Duration::from_millis(random.random_range(pause))).await;
+            sleep(Duration::from_millis(random.random_range(std::mem::replace(&mut pause, 0..200)))).await;
         }
+        let begin = store::now();
         scene.suffer(*fault, &mut random).await?;
-        ends.entry(*fault).or_default().push(store::now());
+        suffered.push((*fault, begin, store::now()));
+        // The broker's return is not overtaken by the next fault before it can be judged.
+        pause = if fault.ends_the_broker() { 2_500..4_000 } else { 200..2_000 };
     }
+    // Work for after the last fault.
+    tasks.submit(Wanted::diamond(10));
     tasks.check(Duration::from_secs(180), report).await?;
     let took = started.elapsed();
 
@@ -97,17 +106,24 @@ pub(crate) async fn run(run: &Run, directory: &Path, report: &mut Report) -> Ans
     let executions = store::executions(&scene.node.url()).await?;
     report.figure("steps executed to their end", executions.started.len(), "");
     report.figure("of these, more than once", executions.repeated, "");
-    for (fault, ends) in &ends {
-        report.times(
-            format!("until the next result: {}", fault.name()),
-            store.until_next(ends.iter().copied()),
-        );
+    let mut applied: BTreeMap<Fault, Vec<i64>> = BTreeMap::new();
+    let (mut all, mut slowest) = (Vec::new(), 0);
+    for (number, (fault, _, end)) in suffered.iter().enumerate() {
+        let next_fault = suffered.get(number + 1).map_or(i64::MAX, |(_, begin, _)| *begin);
+        let next = next_after(&store.applied, *end);
+        if next < next_fault {
+            applied.entry(*fault).or_default().push(next - end);
+            all.push(next - end);
+        }
+        if fault.ends_the_broker() {
+            slowest = slowest.max(next_after(&executions.started, *end).min(next_fault) - end);
+        }
     }
-    report.times("until the next result: all faults", store.until_next(ends.values().flatten().copied()));
-    let broker =
-        [Fault::BrokerKilled, Fault::BrokerRestarted].iter().filter_map(|fault| ends.get(fault)).flatten();
-    let resumed = until_next(&executions.started, broker.copied());
-    let slowest = resumed.iter().copied().max().unwrap_or(0);
+    for (fault, times) in applied {
+        report.times(format!("until the next result: {}", fault.name()), times);
+    }
+    report.figure("faults overtaken by the next one", suffered.len() - all.len(), "");
+    report.times("until the next result: all other faults", all);
     if run.full {
         report.at_most("broker back, until the next step starts, at most", slowest, RESUMES_WITHIN, "ms");
     } else {
@@ -115,6 +131,11 @@ pub(crate) async fn run(run: &Run, directory: &Path, report: &mut Report) -> Ans
     }
     report.figure("total time", took.as_secs(), "s");
     Ok(())
+}
+
+/// When the first of `events`, which are sorted, came after `moment`.
+fn next_after(events: &[i64], moment: i64) -> i64 {
+    events.get(events.partition_point(|at| *at < moment)).copied().unwrap_or(i64::MAX)
 }
 
 impl Scene {

@@ -47,17 +47,6 @@ impl Store {
         store.close().await;
         Ok(Self { applied })
     }
-
-    /// How long after each of `moments` the next result was applied.
-    pub(crate) fn until_next(&self, moments: impl IntoIterator<Item = i64>) -> Vec<i64> {
-        until_next(&self.applied, moments)
-    }
-}
-
-/// How long after each moment the next of `events`, which are sorted, came.
-pub(crate) fn until_next(events: &[i64], moments: impl IntoIterator<Item = i64>) -> Vec<i64> {
-    let next = |moment| events.get(events.partition_point(|at| *at < moment)).map(|at| at - moment);
-    moments.into_iter().filter_map(next).collect()
 }
 
 /// Has the broker keep a copy of every result.
