@@ -1,5 +1,16 @@
 //! The command line: what it accepts, and which command does it.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints")]
+#![expect(clippy::print_stderr, reason = "a command line prints")]
+
+/// As the standard macro, but a reader that has seen enough, such as `head`, is no reason to panic.
+macro_rules! println {
+    () => { println!("") };
+    ($($text:tt)*) => { $crate::cli::output::write(format_args!("{}\n", format_args!($($text)*))) };
+}
+
+/// See [`println!`] above.
+macro_rules! print {
+    ($($text:tt)*) => { $crate::cli::output::write(format_args!($($text)*)) };
+}
 
 mod dead_letters;
 mod demo;

@@ -1,7 +1,16 @@
 //! Tables and JSON on the terminal.
 
+use std::fmt;
+use std::io::Write;
+
 use serde::Serialize;
 use serde_json::Value;
+
+/// Writes to standard output for as long as anybody reads it.
+pub(super) fn write(text: fmt::Arguments<'_>) {
+    // Nobody is left to be told.
+    let _ = std::io::stdout().write_fmt(text);
+}
 
 /// Prints a value as JSON, for scripts.
 pub(super) fn json(value: &impl Serialize) {

@@ -153,6 +153,16 @@ fn the_demo_prints_json_for_scripts() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let program = Program::new();
+    let mut command = program.command(&["demo", "--output", "json"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
 fn wrong_arguments_exit_with_64_and_say_what_is_right() {
     let output = Program::new().run(&["sumbit"]);
     assert_eq!(output.status.code(), Some(64));
