@@ -44,7 +44,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Steps answered, by what became of them (completed, retried, failed, cancelled, handed_back, refused).
+    /// Steps answered, once each however often the answer is published, by what became of them (completed, retried, failed, cancelled, handed_back).
     steps: IntCounterVec = "tasker_worker_steps_total" ["namespace", "step", "outcome"],
     /// Time the handler ran.
     step_seconds: HistogramVec = "tasker_worker_step_seconds" ["namespace", "step"],
@@ -54,9 +54,9 @@ metrics! {
     confirm_seconds: Histogram = "tasker_worker_confirm_seconds",
     /// Steps running now.
     in_flight: IntGaugeVec = "tasker_worker_steps_in_flight" ["namespace"],
-    /// Retries published.
+    /// Retries decided on; each is published until the broker confirms it.
     retries: IntCounterVec = "tasker_worker_retries_total" ["namespace", "step"],
-    /// Dead letters published, and requests refused to the dead letters.
+    /// Dead letters decided on, and requests refused to the dead letters.
     dead_letters: IntCounterVec = "tasker_worker_dead_letters_total" ["namespace", "reason"],
     /// Requests that came again, by what became of them (joined the running step, replayed its answer, run).
     redeliveries: IntCounterVec = "tasker_worker_redeliveries_total" ["namespace", "outcome"],

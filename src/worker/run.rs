@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::runtime;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::{info, warn};
 
 use super::control::Cancellations;
@@ -15,10 +15,11 @@ use super::running::RunningWorker;
 use super::{Core, SharedCore, supervise};
 use crate::broker::rabbit::RabbitBroker;
 use crate::broker::{Broker, ConsumerState};
-use crate::catalog::Catalog;
-use crate::config::{Config, RuntimeConfig, RuntimeKind, host_name};
+use crate::catalog::{Catalog, WatchGuard};
+use crate::config::{Config, RuntimeConfig, RuntimeKind, WorkerConfig, host_name};
 use crate::error::Error;
 use crate::handler::{HandlerRegistry, Namespace};
+use crate::ops::http::Server;
 use crate::ops::metrics::METRICS;
 use crate::ops::{http, monitor, shutdown};
 use crate::template::Template;
@@ -102,19 +103,17 @@ impl RustWorker {
         let _watching = self.check_templates(&served)?;
         let settings = self.config.worker.clone();
         let worker = self.start().await?;
+        let servers = match serve(&settings, &worker).await {
+            Ok(servers) => servers,
+            // It consumes already; whoever called goes on without it.
+            Err(error) => {
+                worker.drain(&signals.immediate).await;
+                return Err(error);
+            }
+        };
         let ended = CancellationToken::new();
-        let metrics = &settings.metrics;
         monitor::describe(&settings);
-        let monitor = tokio::spawn(monitor::run(metrics.clone(), ended.clone()));
-
-        let router = http::router(Arc::new(worker.health()), metrics.prometheus_enabled);
-        let mut servers = vec![http::serve(&settings.health_address, "worker.health_address", router).await?];
-        if metrics.prometheus_enabled {
-            let host = settings.health_address.rsplit_once(':').map_or("0.0.0.0", |(host, _)| host);
-            let address = format!("{host}:{}", metrics.prometheus_port);
-            let setting = "worker.metrics.prometheus_port";
-            servers.push(http::serve(&address, setting, http::metrics_router()).await?);
-        }
+        let monitor = tokio::spawn(monitor::run(settings.metrics.clone(), ended.clone()));
 
         signals.graceful.cancelled().await;
         worker.drain(&signals.immediate).await;
@@ -201,7 +200,7 @@ impl RustWorker {
 
     /// Compares templates with handlers, now and whenever a file changes. Nothing is watched any more once
     /// the answer is dropped.
-    fn check_templates(&self, served: &[String]) -> Result<Option<crate::catalog::WatchGuard>, Error> {
+    fn check_templates(&self, served: &[String]) -> Result<Option<Watching>, Error> {
         let settings = &self.config.worker.task_templates;
         if !settings.validation_enabled {
             return Ok(None);
@@ -228,7 +227,7 @@ impl RustWorker {
         }
         let guard = catalog.watch()?;
         let (registry, served) = (self.registry.clone(), served.to_vec());
-        tokio::spawn(async move {
+        let comparing = tokio::spawn(async move {
             let mut changes = catalog.changes();
             while changes.changed().await.is_ok() {
                 for step in missing_handlers(&registry, &catalog, &served) {
@@ -239,9 +238,26 @@ impl RustWorker {
                 }
             }
         });
-        Ok(Some(guard))
+        Ok(Some((guard, AbortOnDropHandle::new(comparing))))
     }
 }
+
+/// The health endpoints, and the metrics on a port of their own.
+async fn serve(settings: &WorkerConfig, worker: &RunningWorker) -> Result<Vec<Server>, Error> {
+    let metrics = &settings.metrics;
+    let router = http::router(Arc::new(worker.health()), metrics.prometheus_enabled);
+    let mut servers = vec![http::serve(&settings.health_address, "worker.health_address", router).await?];
+    if metrics.prometheus_enabled {
+        let host = settings.health_address.rsplit_once(':').map_or("0.0.0.0", |(host, _)| host);
+        let address = format!("{host}:{}", metrics.prometheus_port);
+        let setting = "worker.metrics.prometheus_port";
+        servers.push(http::serve(&address, setting, http::metrics_router()).await?);
+    }
+    Ok(servers)
+}
+
+/// Template files being watched, and compared with the handlers when they change. Ends when dropped.
+type Watching = (WatchGuard, AbortOnDropHandle<()>);
 
 fn load(directory: &Path, config: &Config) -> Result<Catalog, Error> {
     Catalog::load(directory, Some(&config.environment))

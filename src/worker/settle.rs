@@ -96,7 +96,8 @@ pub(super) async fn postpone(core: &Core, work: &Work, delivery: Acker) {
     match publish(core, &message, || delivery.is_usable()).await {
         Ok(()) => drop(delivery.settle(Disposition::Ack)),
         Err(GaveUp::Stale) => {}
-        Err(GaveUp::Stopping | GaveUp::Unsendable(_)) => release(delivery),
+        Err(GaveUp::Stopping) => release(delivery),
+        Err(GaveUp::Unsendable(problem)) => refuse(delivery, &work.namespace, &problem),
     }
 }
 

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tasker_worker_rust::broker::Source;
 use tasker_worker_rust::message::{ControlMessage, ResultStatus, header};
-use tasker_worker_rust::{Namespace, Step, StepError, StepResult};
+use tasker_worker_rust::{Namespace, RustWorker, Step, StepError, StepResult};
 use tokio::sync::{Barrier, Notify, Semaphore, mpsc};
 
 use crate::on_both_brokers;
@@ -479,5 +480,24 @@ async fn an_ancestors_result_reaches_the_handler(kind: Kind) {
     assert_eq!(error.code.as_deref(), Some("MISSING_DEPENDENCY"));
     assert!(error.message.contains("\"sum\" needs the result of \"left\""), "{}", error.message);
     worker.shutdown().await;
+    desk.close().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_run_leaves_its_requests_alone() {
+    let desk = Desk::open(Kind::Embedded).await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = desk.config.clone();
+    config.worker.health_address = taken.local_addr().unwrap().to_string();
+    config.worker.task_templates.validation_enabled = false;
+    let worker = RustWorker::new(config).broker(desk.broker.clone());
+    let error = within(worker.namespace(Namespace::new(NAMESPACE).step("double", double)).run()).await;
+    assert!(error.is_err_and(|error| error.to_string().contains("worker.health_address")));
+
+    desk.ask("double", json!(21)).await;
+    let mut ours = desk.broker.subscribe(Source::Queue(desk.names.step_queue(NAMESPACE)), 1);
+    let delivery = within(ours.recv()).await.expect("nobody else consumes it");
+    assert!(!delivery.redelivered);
+    drop(ours);
     desk.close().await;
 }
