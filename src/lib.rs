@@ -13,6 +13,7 @@ pub mod message;
 pub mod ops;
 pub mod orchestrator;
 pub mod outcome;
+pub mod pause;
 pub mod retry;
 pub mod step;
 pub mod template;

@@ -396,6 +396,18 @@ pub enum ControlMessage {
         /// The cancelled task.
         task_uuid: Uuid,
     },
+    /// Take no more requests of a namespace until it is resumed.
+    PauseNamespace {
+        /// The namespace.
+        namespace: String,
+        /// Hand back the requests that were taken but not begun.
+        hand_back: bool,
+    },
+    /// Take requests of a paused namespace again.
+    ResumeNamespace {
+        /// The namespace.
+        namespace: String,
+    },
 }
 
 impl ControlMessage {

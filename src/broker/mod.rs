@@ -281,6 +281,29 @@ pub struct Subscription {
     cancel: CancellationToken,
 }
 
+impl ConsumerState {
+    /// The state's name.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Connecting(_) => "connecting",
+            Self::Declaring => "declaring",
+            Self::Consuming => "consuming",
+            Self::Blocked(_) => "blocked",
+            Self::Paused => "paused",
+            Self::Draining => "draining",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// Why it is not consuming, where that is not plain.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Connecting(why) | Self::Blocked(why) => Some(why),
+            _ => None,
+        }
+    }
+}
+
 impl Subscription {
     /// For brokers: a subscription to what is sent into `deliveries`, until `cancel`.
     pub fn new(
@@ -321,8 +344,14 @@ impl Drop for Subscription {
 pub enum ConsumerState {
     /// Connecting, or waiting to try again; the text says why.
     Connecting(String),
+    /// Making sure of the queues and exchanges.
+    Declaring,
     /// Messages are flowing.
     Consuming,
+    /// Consuming, but the broker takes no messages, so that no work is begun; the text says why.
+    Blocked(String),
+    /// Cancelled by an operator until resumed; what was delivered is finished.
+    Paused,
     /// Cancelled by us; what was delivered can still be settled.
     Draining,
     /// Over.

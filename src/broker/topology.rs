@@ -65,6 +65,11 @@ impl Names {
         self.name(&format!("dead_letters.{namespace}"))
     }
 
+    /// Queue that holds a message while the namespace is paused. Made by the first pause.
+    pub fn paused_queue(&self, namespace: &str) -> String {
+        self.name(&format!("paused.{namespace}"))
+    }
+
     /// Queue of everything the orchestrator has to know.
     pub fn orchestrator_queue(&self) -> String {
         self.name("orchestrator")
@@ -198,6 +203,14 @@ impl Topology {
         for namespace in &namespaces {
             topology.namespace(names, kind, namespace);
         }
+        topology
+    }
+
+    /// What the pause of a namespace needs.
+    pub fn of_pause(names: &Names, kind: QueueKind, namespace: &str) -> Self {
+        let mut topology = Self::default();
+        topology.exchange(&names.control(), ExchangeKind::Fanout, None);
+        topology.queue(&names.paused_queue(namespace), kind, None, None);
         topology
     }
 

@@ -15,6 +15,7 @@ macro_rules! print {
 mod dead_letters;
 mod demo;
 mod output;
+mod pause;
 mod serve;
 mod settings;
 mod tasks;
@@ -28,6 +29,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tasker_worker_rust::client::Client;
 use tasker_worker_rust::config::Program;
 use tasker_worker_rust::{Config, Error};
+
+use self::pause::Order;
 
 /// Runs workflow steps written in Rust from RabbitMQ.
 ///
@@ -66,6 +69,12 @@ enum Command {
     Status(tasks::Status),
     /// Cancel a task: its running steps are told to stop, its waiting ones never start.
     Cancel(tasks::Cancel),
+    /// Have every worker take no more requests; they wait in their queues, over restarts too.
+    Pause(pause::Targets),
+    /// Pause, and have workers hand back what they have taken but not begun.
+    Drain(pause::Targets),
+    /// Have workers take requests again.
+    Resume(pause::Targets),
     /// Check and draw task templates.
     #[command(subcommand)]
     Template(templates::Command),
@@ -145,6 +154,9 @@ fn run(arguments: &Arguments) -> Result<Answer, Error> {
         Command::Submit(submit) => block_on(submit.run(&load(Program::Worker)?, output)),
         Command::Status(status) => block_on(status.run(&load(Program::Worker)?, output)),
         Command::Cancel(cancel) => block_on(cancel.run(&load(Program::Worker)?, output)),
+        Command::Pause(targets) => block_on(targets.run(Order::Pause, load(Program::Worker)?, output)),
+        Command::Drain(targets) => block_on(targets.run(Order::Drain, load(Program::Worker)?, output)),
+        Command::Resume(targets) => block_on(targets.run(Order::Resume, load(Program::Worker)?, output)),
         Command::Template(command) => command.run(output),
         Command::Topology(command) => block_on(command.run(load(Program::Worker)?, output)),
         Command::DeadLetters(command) => block_on(command.run(load(Program::Worker)?, output)),

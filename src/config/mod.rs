@@ -241,6 +241,8 @@ settings! {
         apply_batch: usize = 256, Rule::Integer(1, 65_536);
         /// A request is published again when its result is this long overdue.
         overdue_after_seconds: u64 = 60, Rule::Integer(1, 2_592_000);
+        /// A request that was published again this often without a result goes to the dead letters.
+        overdue_resends: u32 = 10, Rule::Integer(1, 1_000_000);
         /// Larger requests are refused.
         max_body_bytes: usize = 4 << 20, Rule::Integer(1 << 10, 128 << 20);
         /// Requests that take longer are answered with 408.

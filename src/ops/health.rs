@@ -144,6 +144,10 @@ impl Health for ConsumerHealth {
             let check = match &*state.borrow() {
                 ConsumerState::Consuming => Check::healthy("consuming"),
                 ConsumerState::Connecting(why) => Check::unhealthy(format!("not consuming: {why}")),
+                ConsumerState::Declaring => Check::unhealthy("declaring: making sure of the queues"),
+                ConsumerState::Blocked(why) => Check::unhealthy(format!("blocked by the broker: {why}")),
+                // As somebody wants it: restarting the worker or sending work elsewhere would change nothing.
+                ConsumerState::Paused => Check::healthy("paused: `tasker-worker-rust resume` ends it"),
                 ConsumerState::Draining => Check::unhealthy("draining: finishing what was delivered"),
                 ConsumerState::Stopped => Check::unhealthy("stopped"),
             };
@@ -164,13 +168,9 @@ impl Health for ConsumerHealth {
             .consumers
             .iter()
             .map(|(namespace, state)| {
-                let (state, reason) = match &*state.borrow() {
-                    ConsumerState::Consuming => ("consuming", None),
-                    ConsumerState::Connecting(why) => ("connecting", Some(why.clone())),
-                    ConsumerState::Draining => ("draining", None),
-                    ConsumerState::Stopped => ("stopped", None),
-                };
+                let state = state.borrow();
                 let in_flight = in_flight.get(namespace).copied().unwrap_or(0);
+                let (state, reason) = (state.as_str(), state.reason());
                 (namespace, json!({ "state": state, "reason": reason, "in_flight": in_flight }))
             })
             .collect();

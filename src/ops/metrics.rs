@@ -64,6 +64,8 @@ metrics! {
     stale_settlements: IntCounter = "tasker_worker_stale_settlements_total",
     /// 1 while the namespace's consumer receives messages.
     consumer_up: IntGaugeVec = "tasker_worker_consumer_up" ["namespace"],
+    /// 1 while the namespace is paused by an operator.
+    consumer_paused: IntGaugeVec = "tasker_worker_consumer_paused" ["namespace"],
     /// Steps finished per second, over the last ten seconds.
     steps_per_second: IntGauge = "tasker_worker_steps_per_second",
     /// Steps per second this worker is meant to reach.
@@ -92,6 +94,8 @@ metrics! {
     outbox_depth: IntGauge = "tasker_orchestrator_outbox_depth",
     /// Requests published again because their answer was overdue.
     overdue: IntCounter = "tasker_orchestrator_overdue_total",
+    /// Tasks recorded for somebody to look at, by why (staleness_timeout, worker_unavailable, manual_dlq).
+    findings: IntCounterVec = "tasker_orchestrator_findings_total" ["reason"],
     /// Failed operations on the store.
     store_errors: IntCounter = "tasker_orchestrator_store_errors_total",
     /// Template files that could not be used, at the last look.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::stale::Finding;
 use super::task::{StepState, Task, TaskState};
 use crate::message::{Json, ResultStatus, StepExecutionError, StepExecutionRequest, StepExecutionResult};
 
@@ -34,6 +35,8 @@ pub enum Event {
         /// The step.
         step_uuid: Uuid,
     },
+    /// It should have come further by now.
+    Stale,
 }
 
 /// A request that will not be answered any more.
@@ -113,6 +116,19 @@ pub enum Effect {
     },
     /// Tell all workers that the task is cancelled.
     BroadcastCancel,
+    /// Put a step's request where dead letters are parked, for replay.
+    Park {
+        /// The step's place.
+        step: usize,
+        /// The attempt it was for.
+        attempt: u32,
+        /// Why.
+        reason: &'static str,
+    },
+    /// Record the task for somebody to look at.
+    Record(Box<Finding>),
+    /// Store anew when the task is stale.
+    Deadline,
 }
 
 /// What is recorded with a step's change of state.
@@ -139,6 +155,8 @@ pub struct Timing {
     pub default_timeout: Duration,
     /// How much longer than its timeout an answer may take.
     pub overdue_after: Duration,
+    /// How often a request is sent again before it is given up.
+    pub resends: u32,
 }
 
 /// What an event led to.
@@ -167,6 +185,7 @@ pub fn advance(task: &mut Task, event: &Event, timing: &Timing) -> Advance {
         Event::Replayed { .. } => Outcome::Refused,
         Event::Cancel => turn.cancel(),
         Event::Overdue { step_name, step_uuid } => turn.overdue(step_name, *step_uuid),
+        Event::Stale => turn.stale(),
     };
     if outcome == Outcome::Applied {
         turn.evaluate();
@@ -174,12 +193,12 @@ pub fn advance(task: &mut Task, event: &Event, timing: &Timing) -> Advance {
     Advance { outcome, effects: turn.effects }
 }
 
-struct Turn<'a> {
-    task: &'a mut Task,
-    timing: &'a Timing,
+pub(super) struct Turn<'a> {
+    pub(super) task: &'a mut Task,
+    pub(super) timing: &'a Timing,
     /// In which life of the step the event happened.
     replays: u32,
-    effects: Vec<Effect>,
+    pub(super) effects: Vec<Effect>,
 }
 
 impl Turn<'_> {
@@ -187,6 +206,7 @@ impl Turn<'_> {
         if self.task.state != TaskState::Pending || self.task.tally.open > 0 {
             return Outcome::Refused;
         }
+        self.task.created_at = self.timing.now;
         self.effects.push(Effect::Task { from: None, to: TaskState::Pending, reason: None });
         for step in 0..self.task.steps.len() {
             if self.task.steps[step].exists && self.task.steps[step].waits_for == 0 {
@@ -311,6 +331,10 @@ impl Turn<'_> {
         if run.due_at.is_none_or(|due_at| due_at > self.timing.now) {
             return Outcome::Stale;
         }
+        if run.sent_again >= self.timing.resends {
+            self.unanswered(step);
+            return Outcome::Applied;
+        }
         if run.state == StepState::WaitingForRetry {
             let attempt = Some(run.attempts + 1);
             let reason = Some("the retry was overdue, and was sent again".to_owned());
@@ -380,6 +404,7 @@ impl Turn<'_> {
         let run = &mut self.task.steps[step];
         run.enqueued_at = Some(self.timing.now);
         run.due_at = Some(due_at);
+        run.sent_again += u32::from(again);
         let attempt = run.attempts + 1;
         self.effects.push(Effect::Send { step, attempt, again });
     }
@@ -391,12 +416,13 @@ impl Turn<'_> {
     }
 
     /// Moves a step to another state, and lets go what waited for it.
-    fn change(&mut self, step: usize, to: StepState, note: Note) {
+    pub(super) fn change(&mut self, step: usize, to: StepState, note: Note) {
         let forward = self.task.plan.target(step).is_none();
         let run = &mut self.task.steps[step];
         let from = std::mem::replace(&mut run.state, to);
         run.due_at = None;
         run.next_retry_at = None;
+        run.sent_again = 0;
         self.task.tally.leave(from);
         self.task.tally.enter(step, to, forward);
         self.effects.push(Effect::Step { step, from: Some(from), to, note });

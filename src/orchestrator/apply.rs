@@ -19,7 +19,7 @@ use super::intake::{Command, Confirmed, Submission, Work, hand_back, refuse_call
 use super::outbox::{Handle, Report};
 use super::outgoing::new_uuid;
 use super::shared::Shared;
-use super::store::{OutboxRow, Store, TaskRow};
+use super::store::{DAMAGED, OutboxRow, Store, TaskRow};
 use super::task::{Task, TaskState};
 use super::{CancelError, Pause, SubmitError, now};
 use crate::Error;
@@ -33,6 +33,7 @@ pub(super) struct Limits {
     pub(super) batch: usize,
     pub(super) default_timeout: Duration,
     pub(super) overdue_after: Duration,
+    pub(super) resends: u32,
 }
 
 pub(super) struct Writer {
@@ -58,6 +59,7 @@ struct Followup {
     cancelled: Vec<Result<(), CancelError>>,
     outcomes: Vec<(Kind, Outcome)>,
     overdue: u64,
+    findings: Vec<(Uuid, &'static str)>,
     finished: Vec<(Uuid, TaskState)>,
     namespaces: HashMap<Uuid, String>,
 }
@@ -136,6 +138,7 @@ impl Writer {
             now,
             default_timeout: self.limits.default_timeout,
             overdue_after: self.limits.overdue_after,
+            resends: self.limits.resends,
         };
         let mut followup = Followup::default();
         self.submit(work, changes, &timing, &mut followup).await?;
@@ -155,6 +158,9 @@ impl Writer {
             let outcome = self.advance(step.task_uuid, &event, changes, &timing).await?;
             followup.overdue += u64::from(outcome == Outcome::Applied);
         }
+        for task_uuid in &work.stale {
+            self.advance(*task_uuid, &Event::Stale, changes, &timing).await?;
+        }
         followup.finished = changes.finished().to_vec();
         for (task_uuid, _) in &followup.finished {
             if let Some(task) = self.cache.peek(*task_uuid) {
@@ -162,6 +168,7 @@ impl Writer {
             }
         }
         let mut batch = changes.rows(&self.cache, now);
+        followup.findings = batch.findings.iter().map(|row| (row.task_uuid, row.finding.reason)).collect();
         batch.sent.clone_from(&work.sent);
         if batch.is_empty() {
             return Ok((Vec::new(), followup));
@@ -261,6 +268,14 @@ impl Writer {
             METRICS.messages_applied.with_label_values(&[kind.as_str(), outcome.as_str()]).inc();
         }
         METRICS.overdue.inc_by(followup.overdue);
+        for (task_uuid, reason) in followup.findings {
+            tracing::error!(%task_uuid, reason, "A task needs somebody to look at it");
+            METRICS.findings.with_label_values(&[reason]).inc();
+        }
+        for task_uuid in self.cache.take_damaged() {
+            METRICS.findings.with_label_values(&[DAMAGED]).inc();
+            self.shared.finished(task_uuid, TaskState::Error);
+        }
         for (task_uuid, state) in followup.finished {
             self.cache.forget(task_uuid);
             self.shared.finished(task_uuid, state);
@@ -331,6 +346,7 @@ fn new_task(submission: &Submission) -> (Task, TaskRow) {
         correlation_id,
         parent_correlation_id: request.parent_correlation_id,
         completed_at: None,
+        stale_at: None,
     };
     (task, row)
 }

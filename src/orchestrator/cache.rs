@@ -6,6 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::dag::Plan;
+use super::now;
 use super::outgoing::new_uuid;
 use super::store::{Loaded, Store, StoredTask};
 use super::task::Task;
@@ -22,6 +23,7 @@ pub(super) struct Cache {
     tasks: HashMap<Uuid, Entry>,
     plans: HashMap<Uuid, Arc<Plan>>,
     uses: u64,
+    damaged: Vec<Uuid>,
 }
 
 #[derive(Debug)]
@@ -32,24 +34,27 @@ struct Entry {
 
 impl Cache {
     pub(super) fn new(store: Store) -> Self {
-        Self { store, tasks: HashMap::new(), plans: HashMap::new(), uses: 0 }
+        Self { store, tasks: HashMap::new(), plans: HashMap::new(), uses: 0, damaged: Vec::new() }
     }
 
     /// A task, from the store where it is not at hand; `None` where there is none, or none that can be read.
     pub(super) async fn get(&mut self, task_uuid: Uuid) -> Result<Option<&mut Task>, Error> {
         if !self.tasks.contains_key(&task_uuid) {
-            let stored = match self.store.load(task_uuid).await? {
-                Loaded::Found(stored) => stored,
+            let restored = match self.store.load(task_uuid).await? {
+                Loaded::Found(stored) => self.restore(task_uuid, *stored).await?,
                 Loaded::Missing => return Ok(None),
-                Loaded::Damaged(reason) => {
-                    tracing::error!(%task_uuid, %reason, "A stored task cannot be read; what is heard about it is lost");
-                    return Ok(None);
-                }
+                Loaded::Damaged(reason) => Err(reason),
             };
-            match self.restore(task_uuid, *stored).await? {
+            match restored {
                 Ok(task) => self.insert(task),
                 Err(reason) => {
-                    tracing::error!(%task_uuid, %reason, "A stored task cannot be read; what is heard about it is lost");
+                    tracing::error!(
+                        %task_uuid, %reason,
+                        "A stored task cannot be read. It ends here, in state error; what is heard about it is lost"
+                    );
+                    if self.store.end_damaged(task_uuid, &reason, now()).await? {
+                        self.damaged.push(task_uuid);
+                    }
                     return Ok(None);
                 }
             }
@@ -64,6 +69,11 @@ impl Cache {
     pub(super) fn insert(&mut self, task: Task) {
         self.uses += 1;
         self.tasks.insert(task.uuid, Entry { task, last_use: self.uses });
+    }
+
+    /// The tasks that were ended since this was last asked because they could not be read.
+    pub(super) fn take_damaged(&mut self) -> Vec<Uuid> {
+        std::mem::take(&mut self.damaged)
     }
 
     /// A task that is at hand.
@@ -93,8 +103,9 @@ impl Cache {
         let plan = match self.plans.get(&stored.template_id) {
             Some(plan) => Arc::clone(plan),
             None => {
-                let Some(template) = self.store.template(stored.template_id).await? else {
-                    return Ok(Err(format!("template {} is missing", stored.template_id)));
+                let template = match self.store.template(stored.template_id).await? {
+                    Ok(template) => template,
+                    Err(reason) => return Ok(Err(reason)),
                 };
                 match Plan::new(Arc::new(template)) {
                     Ok(plan) => {
@@ -109,6 +120,7 @@ impl Cache {
         let mut task =
             Task::new(task_uuid, plan, stored.context, stored.correlation_id, stored.priority, new_uuid);
         task.state = stored.state;
+        task.created_at = stored.created_at;
         for (position, step) in stored.steps {
             if let Err(reason) = task.restore_step(position, step) {
                 return Ok(Err(reason));

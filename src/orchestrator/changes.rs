@@ -7,7 +7,8 @@ use uuid::Uuid;
 use super::advance::Effect;
 use super::cache::Cache;
 use super::outgoing;
-use super::store::{Batch, StepRow, TaskRow, TaskStateRow, TransitionRow};
+use super::stale;
+use super::store::{Batch, FindingRow, StepRow, TaskRow, TaskStateRow, TransitionRow};
 use super::task::{StepState, Task, TaskState};
 use crate::broker::Message;
 use crate::broker::topology::Names;
@@ -20,6 +21,7 @@ pub(super) struct Changes {
     /// The order in which tasks were touched: rows are written in the order of events.
     order: Vec<Uuid>,
     transitions: Vec<TransitionRow>,
+    findings: Vec<FindingRow>,
     messages: Vec<(i32, Message)>,
     finished: Vec<(Uuid, TaskState)>,
 }
@@ -58,6 +60,14 @@ impl Changes {
                 Effect::BroadcastCancel => {
                     self.messages.push((task.priority, outgoing::cancel(task, now, names)));
                 }
+                Effect::Park { step, attempt, reason } => {
+                    let letter = outgoing::dead_letter(task, step, attempt, reason, now, names);
+                    self.messages.push((task.priority, letter));
+                }
+                Effect::Record(finding) => {
+                    self.findings.push(FindingRow { task_uuid: task.uuid, finding: *finding });
+                }
+                Effect::Deadline => self.change(task.uuid).state = true,
                 Effect::Task { from, to, reason } => {
                     self.change(task.uuid).state = true;
                     if to.is_terminal() {
@@ -106,23 +116,35 @@ impl Changes {
 
     /// The rows to write, from the tasks as they are now.
     pub(super) fn rows(&mut self, cache: &Cache, now: i64) -> Batch {
-        let mut batch = Batch { now, transitions: std::mem::take(&mut self.transitions), ..Batch::default() };
+        let mut batch = Batch {
+            now,
+            transitions: std::mem::take(&mut self.transitions),
+            findings: std::mem::take(&mut self.findings),
+            ..Batch::default()
+        };
         for task_uuid in &self.order {
             let Some((task, change)) = cache.peek(*task_uuid).zip(self.tasks.remove(task_uuid)) else {
                 continue;
             };
             let completed_at = task.state.is_terminal().then_some(now);
+            let stale_at = stale::limit(task).map(|limit| limit.at);
             match change.new {
                 Some(row) => {
                     if !batch.templates.iter().any(|(template_id, _)| *template_id == row.template_id) {
                         batch.templates.push((row.template_id, row.template.clone()));
                     }
-                    batch.new_tasks.push(TaskRow { state: task.state.as_str(), completed_at, ..row });
+                    batch.new_tasks.push(TaskRow {
+                        state: task.state.as_str(),
+                        completed_at,
+                        stale_at,
+                        ..row
+                    });
                 }
                 None if change.state => batch.task_states.push(TaskStateRow {
                     task_uuid: *task_uuid,
                     state: task.state.as_str(),
                     completed_at,
+                    stale_at,
                 }),
                 None => {}
             }

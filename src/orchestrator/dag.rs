@@ -187,6 +187,7 @@ mod tests {
             version: "1.0.0".to_owned(),
             description: None,
             input_schema: None,
+            lifecycle: None,
             steps: steps
                 .iter()
                 .map(|(name, dependencies)| StepTemplate {

@@ -27,6 +27,7 @@ pub(super) enum Command {
     Submit(Box<Submission>),
     Cancel { task_uuid: Uuid, reply: oneshot::Sender<Result<(), CancelError>> },
     Overdue(Vec<OverdueStep>),
+    Stale(Vec<Uuid>),
 }
 
 #[derive(Debug)]
@@ -55,6 +56,7 @@ pub(super) struct Work {
     pub(super) submissions: Vec<Submission>,
     pub(super) cancels: Vec<(Uuid, oneshot::Sender<Result<(), CancelError>>)>,
     pub(super) overdue: Vec<OverdueStep>,
+    pub(super) stale: Vec<Uuid>,
     pub(super) messages: Vec<Incoming>,
     pub(super) unpublishable: Vec<(Uuid, Event)>,
     pub(super) sent: Vec<i64>,
@@ -80,6 +82,7 @@ impl Work {
         self.submissions.len()
             + self.cancels.len()
             + self.overdue.len()
+            + self.stale.len()
             + self.messages.len()
             + self.unpublishable.len()
     }
@@ -186,6 +189,7 @@ pub(super) fn take_command(command: Command, work: &mut Work) {
         Command::Submit(submission) => work.submissions.push(*submission),
         Command::Cancel { task_uuid, reply } => work.cancels.push((task_uuid, reply)),
         Command::Overdue(steps) => work.overdue.extend(steps),
+        Command::Stale(tasks) => work.stale.extend(tasks),
     }
 }
 
@@ -202,6 +206,7 @@ pub(super) fn refuse_callers(work: &mut Work, error: &Error) {
     }
     // The next look finds them again.
     work.overdue.clear();
+    work.stale.clear();
 }
 
 pub(super) fn hand_back(work: Work) {

@@ -21,6 +21,7 @@ mod overdue;
 mod progress;
 mod queries;
 mod shared;
+mod stale;
 pub mod store;
 pub mod task;
 mod versions;
@@ -112,6 +113,7 @@ impl Orchestrator {
             batch: config.orchestrator.apply_batch.max(1),
             default_timeout: Duration::from_secs(config.worker.step_timeout_seconds),
             overdue_after: Duration::from_secs(config.orchestrator.overdue_after_seconds),
+            resends: config.orchestrator.overdue_resends,
         };
         let shared = Arc::new(Shared::default());
         let stop = CancellationToken::new();

@@ -195,8 +195,12 @@ impl Outbox {
         while let Some(cursor) = self.cursor.filter(|_| self.may_send() && self.queue.is_empty()) {
             match self.store.unsent(cursor, HELD as i64).await {
                 Ok(rows) => {
-                    self.cursor = rows.last().map(|row| row.outbox_id).filter(|_| rows.len() == HELD);
-                    self.queue.extend(rows.into_iter().filter(|row| self.busy.insert(row.outbox_id)));
+                    self.cursor = rows.last().map(|(outbox_id, _)| *outbox_id).filter(|_| rows.len() == HELD);
+                    for (outbox_id, row) in rows {
+                        if self.busy.insert(outbox_id) {
+                            self.enqueue(outbox_id, row);
+                        }
+                    }
                     if self.cursor.is_none() {
                         self.shared.set_outbox_lags(false);
                     }
@@ -205,6 +209,21 @@ impl Outbox {
             }
         }
         self.send();
+    }
+
+    fn enqueue(&mut self, outbox_id: i64, row: Result<OutboxRow, String>) {
+        match row {
+            Ok(row) => self.queue.push_back(row),
+            Err(reason) => {
+                METRICS.store_errors.inc();
+                tracing::error!(
+                    outbox_id,
+                    reason,
+                    "An unsent message cannot be read and is dropped; a request is made anew when it is overdue"
+                );
+                let _ = self.reports.send(Report::Sent(outbox_id));
+            }
+        }
     }
 
     fn store_failed(&mut self, error: &Error) {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::task::Task;
-use crate::broker::topology::{Names, step_key};
+use crate::broker::topology::{Names, dead_key, step_key};
 use crate::broker::{Message, Properties};
 use crate::message::{
     self, ControlMessage, PROTOCOL_VERSION, StepExecutionRequest, StepOutput, header, message_id,
@@ -60,6 +60,28 @@ pub fn request(task: &Task, step: usize, attempt: u32, now: i64, names: &Names) 
         body: request.encode().into(),
         properties,
     }
+}
+
+/// The request of a step that is given up, for the queue where dead letters are parked.
+pub fn dead_letter(task: &Task, step: usize, attempt: u32, reason: &str, now: i64, names: &Names) -> Message {
+    let namespace = &task.plan.template().namespace;
+    let run = &task.steps[step];
+    let mut message = request(task, step, attempt, now, names);
+    message.exchange = names.dead_letters();
+    message.routing_key = dead_key(namespace, reason);
+    let properties = &mut message.properties;
+    properties.message_id = Some(replayed_message_id(message_id(run.uuid, attempt, "dead"), run.replays));
+    properties.kind = Some("step.dead_letter".to_owned());
+    properties.headers.set(header::REASON, reason);
+    if let Some(error) = &run.error {
+        properties.headers.set(header::ERROR, error.message.as_str());
+        properties.headers.set(header::ERROR_TYPE, error.error_type.as_str());
+        properties.headers.set(header::ERROR_CODE, error.code.as_deref().unwrap_or_default());
+    }
+    if let Ok(at) = Timestamp::from_millisecond(now) {
+        properties.headers.set(header::LAST_AT, at.to_string());
+    }
+    message
 }
 
 /// Tells every worker that the task is cancelled.

@@ -1,4 +1,5 @@
-//! Sends requests again whose answer should have come by now: what a broker lost heals by itself.
+//! Finds what should have come further by now: requests without an answer, which are sent again, so that what
+//! a broker lost heals by itself; and tasks that their templates call stale.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,6 +43,15 @@ impl Overdue {
                 () = self.stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
+            match self.store.stale(now(), STEPS).await {
+                Ok(tasks) if tasks.is_empty() => {}
+                Ok(tasks) => {
+                    if self.commands.send(Command::Stale(tasks)).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => tracing::error!(%error, "Stale tasks cannot be read from the store"),
+            }
             // What is still in the outbox has not been asked for yet, so no answer to it can be overdue.
             if *self.broker.status().borrow() != BrokerStatus::Connected || self.shared.outbox_lags() {
                 continue;
@@ -65,7 +75,7 @@ impl Overdue {
                     tracing::warn!(
                         namespace,
                         steps = steps.len(),
-                        "Answers are overdue; their requests are sent again under the same attempt"
+                        "Answers are overdue; their requests are sent again under the same attempt, or given up"
                     );
                     if self.commands.send(Command::Overdue(steps)).await.is_err() {
                         return;

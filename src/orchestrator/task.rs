@@ -142,6 +142,10 @@ pub struct Task {
     pub correlation_id: String,
     /// Requests of tasks with a higher one are written first.
     pub priority: i32,
+    /// When it was accepted, in milliseconds since 1970.
+    pub created_at: i64,
+    /// Whether it was found stale and goes on all the same.
+    pub recorded: bool,
     /// One for each of the template's steps.
     pub steps: Vec<StepRun>,
     pub(super) tally: Tally,
@@ -168,6 +172,8 @@ pub struct StepRun {
     pub enqueued_at: Option<i64>,
     /// When its answer is overdue.
     pub due_at: Option<i64>,
+    /// How often the request of its current attempt was sent again.
+    pub sent_again: u32,
     /// The time before which its retry does not run.
     pub next_retry_at: Option<i64>,
     /// When its last attempt that we know of began.
@@ -192,6 +198,7 @@ impl StepRun {
             error: None,
             enqueued_at: None,
             due_at: None,
+            sent_again: 0,
             next_retry_at: None,
             last_attempted_at: None,
             last_failure_at: None,
@@ -255,6 +262,8 @@ impl Task {
             context,
             correlation_id,
             priority,
+            created_at: 0,
+            recorded: false,
             steps,
             tally: Tally::default(),
         }

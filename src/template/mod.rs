@@ -14,12 +14,15 @@ use crate::error::sentence;
 use crate::message::HandlerSpec;
 use crate::retry::RetryPolicy;
 
+pub use lifecycle::Lifecycle;
+
 mod check;
 mod dag;
 mod environment;
 mod fields;
 pub mod graph;
 pub mod lease;
+mod lifecycle;
 mod raw;
 mod step;
 mod yaml;
@@ -38,6 +41,9 @@ pub struct Template {
     pub description: Option<String>,
     /// JSON Schema of a task's context.
     pub input_schema: Option<serde_json::Value>,
+    /// How long a task may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifecycle: Option<Lifecycle>,
     /// The steps, in the file's order.
     pub steps: Vec<StepTemplate>,
 }

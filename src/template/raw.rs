@@ -4,6 +4,7 @@ use serde_json::Value as JsonValue;
 
 use super::environment;
 use super::fields::{At, Fields, Keys, Notes, did_you_mean};
+use super::lifecycle::Lifecycle;
 use super::step::{self, RawStep};
 use super::yaml::{Node, Value};
 
@@ -16,6 +17,7 @@ pub(super) struct RawTemplate {
     pub(super) version: Option<At<String>>,
     pub(super) description: Option<String>,
     pub(super) input_schema: Option<JsonValue>,
+    pub(super) lifecycle: Option<Lifecycle>,
     pub(super) steps: Vec<RawStep>,
 }
 
@@ -33,6 +35,7 @@ const TEMPLATE: Keys = Keys {
         "workflow_steps",
         "named_steps",
         "environments",
+        "lifecycle",
     ],
     descriptive: &["language", "loaded_from", "module_namespace", "task_handler_class"],
     unused: &[
@@ -45,7 +48,6 @@ const TEMPLATE: Keys = Keys {
         "error_handling",
         "events",
         "handler_config",
-        "lifecycle",
         "metadata",
         "monitoring",
         "performance",
@@ -89,6 +91,7 @@ impl RawTemplate {
             version: version(&fields, notes),
             description: fields.text(&["description"], notes).map(|text| text.value),
             input_schema: fields.object(&["input_schema", "schema"], notes).map(JsonValue::Object),
+            lifecycle: fields.get("lifecycle").and_then(|(_, node)| Lifecycle::read(node, notes)),
             steps,
         })
     }

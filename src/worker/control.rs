@@ -1,23 +1,45 @@
-//! What the orchestrator tells a running worker: which tasks are cancelled.
+//! What a running worker is told: which tasks are cancelled, which namespaces paused.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::SharedCore;
-use crate::broker::{Disposition, Subscription};
+use super::pause::Flow;
+use crate::broker::{Broker, ConsumerState, Disposition, Subscription};
 use crate::message::ControlMessage;
+
+/// A queue's length, as RabbitMQ tells it, is at most this old.
+const COUNT_LAG: Duration = Duration::from_millis(500);
 
 /// Cancelled tasks remembered, for requests of theirs that are still queued.
 const REMEMBERED: usize = 10_000;
 
 /// Applies control messages until the subscription ends.
-pub(super) async fn listen(core: SharedCore, mut subscription: Subscription) {
-    while let Some(delivery) = subscription.recv().await {
+pub(super) async fn listen(core: SharedCore, broker: Arc<dyn Broker>, mut subscription: Subscription) {
+    let mut state = subscription.state();
+    loop {
+        let delivery = tokio::select! {
+            delivery = subscription.recv() => delivery,
+            Ok(()) = state.changed() => {
+                if *state.borrow_and_update() == ConsumerState::Consuming {
+                    // What was said while nobody listened.
+                    tokio::time::sleep(COUNT_LAG).await;
+                    core.pauses.look(&*broker, &core.names).await;
+                }
+                continue;
+            }
+        };
+        let Some(delivery) = delivery else { return };
         match ControlMessage::decode(&delivery.body) {
             Ok(ControlMessage::CancelTask { task_uuid }) => core.cancellations.cancel(task_uuid),
+            Ok(ControlMessage::PauseNamespace { namespace, hand_back }) => {
+                core.pauses.set(&namespace, if hand_back { Flow::HandBack } else { Flow::Paused });
+            }
+            Ok(ControlMessage::ResumeNamespace { namespace }) => core.pauses.set(&namespace, Flow::Running),
             Err(error) => tracing::warn!(%error, "Ignored a control message that was not understood"),
         }
         // A broadcast needs no ack; settling it keeps the rule that nothing is dropped unsettled.

@@ -5,6 +5,7 @@ mod control;
 mod dispatch;
 mod execute;
 mod ledger;
+mod pause;
 mod run;
 mod running;
 mod settle;
@@ -29,6 +30,7 @@ use crate::retry::Ladder;
 use control::Cancellations;
 use dispatch::{Dispatched, Work};
 use ledger::{Entered, Ledger};
+use pause::Pauses;
 
 /// What every step of one worker shares.
 struct Core {
@@ -45,6 +47,8 @@ struct Core {
     ledger: Ledger,
     /// Which tasks are cancelled, and how to tell their running steps.
     cancellations: Cancellations,
+    /// Which namespaces take no requests.
+    pauses: Pauses,
     /// Set first on shutdown: nothing new is started.
     stopping: CancellationToken,
     /// Set last: what still runs is cut off and handed back.
@@ -85,6 +89,7 @@ async fn process(core: &Core, namespace: &Arc<str>, delivery: Delivery) {
                 _slot = tokio::select! {
                     biased;
                     () = core.stopping.cancelled() => return settle::hand_back(running),
+                    () = core.pauses.handing_back(namespace) => return settle::hand_back(running),
                     slot = core.slots.acquire() => slot,
                 };
                 let execution = execute::execute(core, &work).await;

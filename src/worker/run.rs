@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::control::Cancellations;
 use super::ledger::Ledger;
+use super::pause::Pauses;
 use super::running::RunningWorker;
 use super::{Core, SharedCore, supervise};
 use crate::broker::rabbit::RabbitBroker;
@@ -150,6 +151,7 @@ impl RustWorker {
             slots: Semaphore::new(self.config.worker.max_concurrent_steps.into()),
             ledger,
             cancellations: Cancellations::default(),
+            pauses: Pauses::new(&namespaces),
             stopping: CancellationToken::new(),
             interrupted: CancellationToken::new(),
             config: self.config,
@@ -160,6 +162,7 @@ impl RustWorker {
         let mut consumer_states = std::collections::BTreeMap::new();
         for (namespace, state) in &states {
             METRICS.consumer_up.with_label_values(&[namespace]).set(0);
+            METRICS.consumer_paused.with_label_values(&[namespace]).set(0);
             consumer_states.insert(namespace.clone(), state.subscribe());
         }
         let (steps, consumers) = (TaskTracker::new(), TaskTracker::new());

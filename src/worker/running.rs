@@ -28,11 +28,11 @@ pub struct RunningWorker {
 }
 
 impl RunningWorker {
-    /// Waits until every namespace is consuming.
+    /// Waits until every namespace is consuming, or paused.
     pub async fn ready(&self) {
         for state in self.states.values() {
             // An error means that it stopped; then there is nothing to wait for.
-            let _ = state.clone().wait_for(|state| *state == ConsumerState::Consuming).await;
+            let _ = state.clone().wait_for(is_up).await;
         }
     }
 
@@ -94,6 +94,10 @@ impl RunningWorker {
         );
         drained
     }
+}
+
+fn is_up(state: &ConsumerState) -> bool {
+    matches!(state, ConsumerState::Consuming | ConsumerState::Paused)
 }
 
 impl fmt::Debug for RunningWorker {

@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 
 use super::{Core, SharedCore, consume, control};
 use crate::broker::topology::Topology;
-use crate::broker::{Broker, BrokerError, ConsumerState, Source};
+use crate::broker::{Broker, BrokerError, BrokerStatus, ConsumerState, Source};
 use crate::config::TopologyMode;
 use crate::ops::metrics::METRICS;
 
@@ -37,33 +37,35 @@ pub(super) async fn supervise(
         () = ensure_topology(&core, broker.as_ref(), &states) => {}
     }
     let control = broker.subscribe(Source::Broadcast(core.names.control()), CONTROL_PREFETCH);
-    let prefetch = core.config.worker.max_concurrent_steps;
+    core.pauses.look(&*broker, &core.names).await;
     for (namespace, state) in states {
-        let subscription = broker.subscribe(Source::Queue(core.names.step_queue(&namespace)), prefetch);
-        tokio::spawn(report(namespace.clone(), subscription.state(), state));
-        let namespace: Arc<str> = namespace.into();
-        consumers.spawn(consume::consume(core.clone(), namespace, subscription, steps.clone()));
+        let (core, broker) = (core.clone(), broker.clone());
+        consumers.spawn(consume::consume(core, broker, namespace.into(), state, steps.clone()));
     }
     // To the very end: while the worker drains, a running step may still be cancelled.
     tokio::select! {
-        () = control::listen(core.clone(), control) => {}
+        () = control::listen(core.clone(), broker, control) => {}
         () = core.interrupted.cancelled() => {}
     }
 }
 
 /// Keeps state and metric of one consumer true, and says in the log when it stops or resumes.
-async fn report(
+pub(super) async fn report(
     namespace: String,
     mut actual: watch::Receiver<ConsumerState>,
+    mut broker: watch::Receiver<BrokerStatus>,
     shown: watch::Sender<ConsumerState>,
 ) {
     let up = METRICS.consumer_up.with_label_values(&[&namespace]);
     let mut consuming = false;
     loop {
-        let now = actual.borrow_and_update().clone();
+        let now = match (&*actual.borrow_and_update(), &*broker.borrow_and_update()) {
+            (ConsumerState::Consuming, BrokerStatus::Blocked(why)) => ConsumerState::Blocked(why.clone()),
+            (state, _) => state.clone(),
+        };
         match &now {
             ConsumerState::Consuming if !consuming => info!(namespace, "Consuming"),
-            ConsumerState::Connecting(reason) if consuming => {
+            ConsumerState::Connecting(reason) | ConsumerState::Blocked(reason) if consuming => {
                 warn!(namespace, reason, "Not consuming any more")
             }
             _ => {}
@@ -72,7 +74,13 @@ async fn report(
         up.set(i64::from(consuming));
         let over = now == ConsumerState::Stopped;
         shown.send_replace(now);
-        if over || actual.changed().await.is_err() {
+        let changed = async {
+            tokio::select! {
+                changed = actual.changed() => changed,
+                Ok(()) = broker.changed() => Ok(()),
+            }
+        };
+        if over || changed.await.is_err() {
             up.set(0);
             return;
         }
@@ -84,6 +92,11 @@ async fn ensure_topology(core: &Core, broker: &dyn Broker, states: &States) {
     let topology = Topology::new(&core.names, &core.ladder, core.config.broker.queue_kind, states.keys());
     let mut last_problem = None;
     loop {
+        if last_problem.is_none() && *broker.status().borrow() == BrokerStatus::Connected {
+            for state in states.values() {
+                state.send_replace(ConsumerState::Declaring);
+            }
+        }
         let outcome = match core.config.broker.topology {
             TopologyMode::Declare => broker.declare(&topology).await,
             TopologyMode::Verify => match broker.verify(&topology).await {

@@ -164,6 +164,7 @@ fn template(name: &str, version: &str, steps: &[(&str, &[&str])]) -> Template {
         version: version.to_owned(),
         description: Some(format!("the {name}")),
         input_schema: None,
+        lifecycle: None,
         steps: steps.iter().map(|(name, dependencies)| step(name, dependencies)).collect(),
     }
 }

@@ -295,7 +295,7 @@ fn a_request_cut_off_anywhere_is_refused() {
 #[test]
 fn an_unknown_control_message_is_refused_by_name() {
     let error = serde_json::from_str::<ControlMessage>(r#"{"command": "explode"}"#).unwrap_err().to_string();
-    assert!(error.starts_with("unknown variant `explode`, expected `cancel_task`"), "{error}");
+    assert!(error.starts_with("unknown variant `explode`, expected one of `cancel_task`"), "{error}");
 }
 
 #[test]

@@ -21,13 +21,13 @@ use crate::support::{
     Answer, Toy, config, failure, finished, linear, result_of, sqlite, start, task, template, texts, until,
 };
 
-struct World {
-    task: Task,
-    now: i64,
+pub(crate) struct World {
+    pub(crate) task: Task,
+    pub(crate) now: i64,
 }
 
 impl World {
-    fn new(template: Template) -> Self {
+    pub(crate) fn new(template: Template) -> Self {
         let plan = Arc::new(Plan::new(Arc::new(template)).expect("a sound template"));
         let task = Task::new(Uuid::new_v4(), plan, Json::empty_object(), "c".to_owned(), 0, Uuid::new_v4);
         let mut world = Self { task, now: 1_000 };
@@ -35,10 +35,14 @@ impl World {
         world
     }
 
-    fn hear(&mut self, event: Event) -> Advance {
+    pub(crate) fn hear(&mut self, event: Event) -> Advance {
         self.now += 1;
-        let timing =
-            Timing { now: self.now, default_timeout: Duration::ZERO, overdue_after: Duration::from_secs(60) };
+        let timing = Timing {
+            now: self.now,
+            default_timeout: Duration::ZERO,
+            overdue_after: Duration::from_secs(60),
+            resends: 2,
+        };
         let advanced = advance(&mut self.task, &event, &timing);
         // As after a restart: what is counted on is what is counted anew.
         let mut recounted = self.task.clone();
@@ -47,32 +51,32 @@ impl World {
         advanced
     }
 
-    fn step(&self, name: &str) -> usize {
+    pub(crate) fn step(&self, name: &str) -> usize {
         self.task.plan.find(name).expect("a step of the template")
     }
 
-    fn state(&self, name: &str) -> StepState {
+    pub(crate) fn state(&self, name: &str) -> StepState {
         self.task.steps[self.step(name)].state
     }
 
-    fn request(&self, name: &str, attempt: u32) -> StepExecutionRequest {
+    pub(crate) fn request(&self, name: &str, attempt: u32) -> StepExecutionRequest {
         let message = outgoing::request(&self.task, self.step(name), attempt, self.now, &Names::default());
         StepExecutionRequest::decode(&message.body).expect("a request we wrote")
     }
 
-    fn success(&self, name: &str, attempt: u32) -> Event {
+    pub(crate) fn success(&self, name: &str, attempt: u32) -> Event {
         Event::Result(Box::new(result_of(&self.request(name, attempt), Ok(json!(attempt)))))
     }
 
-    fn failure(&self, name: &str, attempt: u32) -> Event {
+    pub(crate) fn failure(&self, name: &str, attempt: u32) -> Event {
         Event::Result(Box::new(result_of(&self.request(name, attempt), Err("no"))))
     }
 
-    fn retry(&self, name: &str, failed: u32) -> Event {
+    pub(crate) fn retry(&self, name: &str, failed: u32) -> Event {
         Event::Retry(Box::new(self.request(name, failed + 1)))
     }
 
-    fn dead_letter(&self, name: &str, attempt: u32) -> Event {
+    pub(crate) fn dead_letter(&self, name: &str, attempt: u32) -> Event {
         let request = self.request(name, attempt);
         Event::DeadLetter(Box::new(DeadLetter {
             step_uuid: request.step_uuid,
@@ -83,7 +87,7 @@ impl World {
         }))
     }
 
-    fn outcomes(&mut self, events: Vec<Event>) -> Vec<Outcome> {
+    pub(crate) fn outcomes(&mut self, events: Vec<Event>) -> Vec<Outcome> {
         events.into_iter().map(|event| self.hear(event).outcome).collect()
     }
 }

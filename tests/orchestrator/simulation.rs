@@ -200,7 +200,7 @@ impl World {
             old.priority,
             || uuids.next().expect("one for each step"),
         );
-        task.state = old.state;
+        (task.state, task.created_at) = (old.state, old.created_at);
         for (position, step) in old.steps.iter().enumerate().filter(|(_, step)| step.exists) {
             task.restore_step(position, step.clone()).expect("the place is there");
         }
@@ -214,6 +214,7 @@ impl World {
             now: self.now,
             default_timeout: Duration::from_millis(500),
             overdue_after: Duration::from_millis(500),
+            resends: u32::MAX,
         };
         let before = format!("{:?}", self.task);
         let advanced = advance(&mut self.task, event, &timing);
@@ -254,6 +255,9 @@ impl World {
             }
             Effect::Task { to, .. } => assert_eq!(to.is_terminal(), self.task.state.is_terminal()),
             Effect::BroadcastCancel => assert_eq!(self.task.state, TaskState::Cancelled),
+            Effect::Park { .. } | Effect::Record(_) | Effect::Deadline => {
+                panic!("without limits nothing is given up: {effect:?}")
+            }
         }
     }
 

@@ -52,6 +52,7 @@ pub(crate) fn template<S: AsRef<str>>(namespace: &str, steps: &[(S, Vec<S>)]) ->
         version: "1.0.0".to_owned(),
         description: None,
         input_schema: None,
+        lifecycle: None,
         steps: steps
             .iter()
             .map(|(name, dependencies)| StepTemplate {

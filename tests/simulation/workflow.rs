@@ -95,6 +95,7 @@ impl Workflow {
             version: "1.0.0".to_owned(),
             description: None,
             input_schema: None,
+            lifecycle: None,
             steps: steps.collect(),
         }
     }

@@ -75,7 +75,7 @@ fn only_one_file_uses_the_unmaintained_backoff_crate() {
 fn only_settle_settles_a_request() {
     only(
         &["Disposition::", ".settle(Disp"],
-        &["worker/settle.rs", "worker/control.rs", "broker/", "orchestrator/", "dead_letters.rs"],
+        &["worker/settle.rs", "worker/control.rs", "broker/", "orchestrator/", "dead_letters.rs", "pause.rs"],
     );
 }
 

@@ -5,6 +5,7 @@ mod alarms;
 mod dead_letters;
 mod layout;
 mod ledger;
+mod pause;
 mod program;
 #[path = "../support/proxy.rs"]
 #[expect(dead_code, reason = "the broker's own tests do more with it")]

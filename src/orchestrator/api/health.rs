@@ -70,7 +70,7 @@ async fn checks(api: &Api) -> BTreeMap<String, HealthCheck> {
     let consumer = match consumer {
         Some(ConsumerState::Consuming) => None,
         Some(ConsumerState::Connecting(why)) => Some(why),
-        Some(ConsumerState::Draining | ConsumerState::Stopped) => Some("stopped".to_owned()),
+        Some(state) => Some(state.as_str().to_owned()),
         None => Some("the queues are not in place yet".to_owned()),
     };
     let broken = api.orchestrator.catalog().problems();

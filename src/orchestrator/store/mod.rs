@@ -3,6 +3,7 @@
 //! One process writes, through one connection, so that what it remembers of a task is what is stored;
 //! readers are many. The statements of writing are in `write`, those of reading in `read`.
 
+mod damage;
 mod read;
 mod rows;
 mod write;
@@ -18,8 +19,9 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 
+pub(super) use damage::DAMAGED;
 pub(super) use read::{Loaded, OutboxRow, OverdueStep, StoredTask};
-pub(super) use rows::{Batch, StepRow, TaskRow, TaskStateRow, TransitionRow};
+pub(super) use rows::{Batch, FindingRow, StepRow, TaskRow, TaskStateRow, TransitionRow};
 
 use crate::Error;
 

@@ -34,6 +34,7 @@ pub(crate) struct StoredTask {
     pub(crate) context: Json,
     pub(crate) correlation_id: String,
     pub(crate) priority: i32,
+    pub(crate) created_at: i64,
     /// Each with its place in the template.
     pub(crate) steps: Vec<(usize, StepRun)>,
 }
@@ -56,13 +57,17 @@ pub(crate) struct OutboxRow {
     pub(crate) created_at: i64,
 }
 
+/// An outbox row's id, and the row or why it cannot be read.
+pub(crate) type Unsent = (i64, Result<OutboxRow, String>);
+
 impl Store {
     /// A task and its steps.
     pub(crate) async fn load(&self, task_uuid: Uuid) -> Result<Loaded, Error> {
         let query = async {
             let uuid = task_uuid.to_string();
             let task = sqlx::query(
-                "SELECT template_id, state, context, correlation_id, priority FROM tasks WHERE task_uuid = ?",
+                "SELECT template_id, state, context, correlation_id, priority, created_at FROM tasks \
+                 WHERE task_uuid = ?",
             )
             .bind(uuid.clone())
             .fetch_optional(&self.readers)
@@ -70,7 +75,7 @@ impl Store {
             let Some(task) = task else { return Ok(None) };
             let steps = sqlx::query(
                 "SELECT position, step_uuid, state, attempts, output, error, enqueued_at, due_at, \
-                 next_retry_at, last_attempted_at, last_failure_at, completed_at, replays \
+                 next_retry_at, last_attempted_at, last_failure_at, completed_at, replays, sent_again \
                  FROM steps WHERE task_uuid = ?",
             )
             .bind(uuid)
@@ -87,19 +92,19 @@ impl Store {
         }
     }
 
-    /// A template that tasks started with.
-    pub(crate) async fn template(&self, template_id: Uuid) -> Result<Option<Template>, Error> {
+    /// A template that tasks started with, or why it cannot be had.
+    pub(crate) async fn template(&self, template_id: Uuid) -> Result<Result<Template, String>, Error> {
         let definition: Option<String> =
             sqlx::query_scalar("SELECT definition FROM templates WHERE template_id = ?")
                 .bind(template_id.to_string())
                 .fetch_optional(&self.readers)
                 .await
                 .map_err(|error| self.problem(&error))?;
-        let Some(definition) = definition else { return Ok(None) };
-        serde_json::from_str(&definition).map(Some).map_err(|error| Error::Store {
-            store: self.name().to_owned(),
-            problem: format!("holds template {template_id}, which cannot be read: {error}"),
-        })
+        let Some(definition) = definition else {
+            return Ok(Err(format!("template {template_id} is missing")));
+        };
+        Ok(serde_json::from_str(&definition)
+            .map_err(|error| format!("template {template_id} cannot be read: {error}")))
     }
 
     /// Which of these identities are taken, and by which tasks.
@@ -167,8 +172,21 @@ impl Store {
         rows.iter().map(|row| read(row).map_err(|reason| self.damaged(reason))).collect()
     }
 
+    /// Unfinished tasks that may be stale by `now`, the longest so first.
+    pub(crate) async fn stale(&self, now: i64, limit: i64) -> Result<Vec<Uuid>, Error> {
+        let rows = sqlx::query(
+            "SELECT task_uuid FROM tasks WHERE stale_at IS NOT NULL AND stale_at <= ? ORDER BY stale_at LIMIT ?",
+        )
+        .bind(now)
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(|error| self.problem(&error))?;
+        rows.iter().map(|row| uuid(row, 0).map_err(|reason| self.damaged(reason))).collect()
+    }
+
     /// Unsent messages after `outbox_id`, in order.
-    pub(crate) async fn unsent(&self, outbox_id: i64, limit: i64) -> Result<Vec<OutboxRow>, Error> {
+    pub(crate) async fn unsent(&self, outbox_id: i64, limit: i64) -> Result<Vec<Unsent>, Error> {
         let rows = sqlx::query(
             "SELECT outbox_id, exchange, routing_key, properties, body, created_at FROM outbox \
              WHERE outbox_id > ? ORDER BY outbox_id LIMIT ?",
@@ -178,7 +196,11 @@ impl Store {
         .fetch_all(&self.readers)
         .await
         .map_err(|error| self.problem(&error))?;
-        rows.iter().map(|row| read_outbox(row).map_err(|reason| self.damaged(reason))).collect()
+        let read = |row: &SqliteRow| -> Result<Unsent, String> {
+            let outbox_id = column(row, 0)?;
+            Ok((outbox_id, read_outbox(row)))
+        };
+        rows.iter().map(|row| read(row).map_err(|reason| self.damaged(reason))).collect()
     }
 
     /// How many messages are unsent.
@@ -205,6 +227,7 @@ fn read_task(task: &SqliteRow, steps: &[SqliteRow]) -> Result<StoredTask, String
         context: json(column(task, 2)?)?,
         correlation_id: column(task, 3)?,
         priority: column::<Option<i32>>(task, 4)?.unwrap_or(0),
+        created_at: column(task, 5)?,
         steps: steps.iter().map(read_step).collect::<Result<_, _>>()?,
     })
 }
@@ -230,6 +253,7 @@ fn read_step(row: &SqliteRow) -> Result<(usize, StepRun), String> {
         last_failure_at: column(row, 10)?,
         completed_at: column(row, 11)?,
         replays: column(row, 12)?,
+        sent_again: column(row, 13)?,
         waits_for: 0,
     };
     Ok((usize::try_from(position).map_err(|_| format!("position {position} is no place"))?, run))

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::broker::Message;
 use crate::message::Json;
+use crate::orchestrator::stale::Finding;
 use crate::orchestrator::task::StepRun;
 use crate::template::Template;
 
@@ -20,6 +21,7 @@ pub(crate) struct Batch {
     pub(crate) new_steps: Vec<StepRow>,
     pub(crate) steps: Vec<StepRow>,
     pub(crate) transitions: Vec<TransitionRow>,
+    pub(crate) findings: Vec<FindingRow>,
     pub(crate) outbox: Vec<Message>,
     /// Outbox rows that the broker has confirmed.
     pub(crate) sent: Vec<i64>,
@@ -33,6 +35,7 @@ impl Batch {
             && self.new_steps.is_empty()
             && self.steps.is_empty()
             && self.transitions.is_empty()
+            && self.findings.is_empty()
             && self.outbox.is_empty()
             && self.sent.is_empty()
     }
@@ -55,6 +58,7 @@ pub(crate) struct TaskRow {
     pub(crate) correlation_id: String,
     pub(crate) parent_correlation_id: Option<Uuid>,
     pub(crate) completed_at: Option<i64>,
+    pub(crate) stale_at: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -62,6 +66,14 @@ pub(crate) struct TaskStateRow {
     pub(crate) task_uuid: Uuid,
     pub(crate) state: &'static str,
     pub(crate) completed_at: Option<i64>,
+    pub(crate) stale_at: Option<i64>,
+}
+
+/// A task somebody has to look at.
+#[derive(Debug)]
+pub(crate) struct FindingRow {
+    pub(crate) task_uuid: Uuid,
+    pub(crate) finding: Finding,
 }
 
 #[derive(Debug)]

@@ -5,9 +5,10 @@ use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
 use super::read::StoredProperties;
-use super::{Batch, Store};
+use super::{Batch, FindingRow, Store};
 use crate::Error;
 use crate::message::Json;
+use crate::orchestrator::outgoing::new_uuid;
 
 /// Rows in one statement. A power of two, like the sizes of the smaller statements for the rest, so that
 /// a handful of prepared statements serves batches of every size.
@@ -32,6 +33,7 @@ impl Store {
         new_steps(connection, batch).await?;
         steps(connection, batch).await?;
         transitions(connection, batch).await?;
+        findings(connection, &batch.findings, batch.now).await?;
         let outbox_ids = outbox(connection, batch).await?;
         sent(connection, batch).await?;
         transaction.commit().await?;
@@ -83,7 +85,7 @@ async fn templates(connection: &mut SqliteConnection, batch: &Batch) -> Result<(
 async fn new_tasks(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     let head = "INSERT INTO tasks (task_uuid, template_id, namespace, name, version, state, identity, context, \
                 initiator, source_system, reason, priority, options, tags, correlation_id, \
-                parent_correlation_id, created_at, updated_at, completed_at) ";
+                parent_correlation_id, created_at, updated_at, completed_at, stale_at) ";
     bulk(connection, head, &batch.new_tasks, "", |mut row, task| {
         row.push_bind(task.task_uuid.to_string())
             .push_bind(task.template_id.to_string())
@@ -103,20 +105,22 @@ async fn new_tasks(connection: &mut SqliteConnection, batch: &Batch) -> Result<(
             .push_bind(task.parent_correlation_id.map(|id| id.to_string()))
             .push_bind(batch.now)
             .push_bind(batch.now)
-            .push_bind(task.completed_at);
+            .push_bind(task.completed_at)
+            .push_bind(task.stale_at);
     })
     .await
 }
 
 async fn task_states(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
-    let head = "WITH new (task_uuid, state, updated_at, completed_at) AS (";
+    let head = "WITH new (task_uuid, state, updated_at, completed_at, stale_at) AS (";
     let tail = ") UPDATE tasks SET state = new.state, updated_at = new.updated_at, \
-                completed_at = new.completed_at FROM new WHERE tasks.task_uuid = new.task_uuid";
+                completed_at = new.completed_at, stale_at = new.stale_at FROM new WHERE tasks.task_uuid = new.task_uuid";
     bulk(connection, head, &batch.task_states, tail, |mut row, task| {
         row.push_bind(task.task_uuid.to_string())
             .push_bind(task.state)
             .push_bind(batch.now)
-            .push_bind(task.completed_at);
+            .push_bind(task.completed_at)
+            .push_bind(task.stale_at);
     })
     .await
 }
@@ -124,7 +128,7 @@ async fn task_states(connection: &mut SqliteConnection, batch: &Batch) -> Result
 async fn new_steps(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     let head = "INSERT INTO steps (step_uuid, task_uuid, position, name, max_attempts, created_at, state, \
                 attempts, output, result, error, enqueued_at, due_at, next_retry_at, last_attempted_at, \
-                last_failure_at, completed_at, replays, updated_at) ";
+                last_failure_at, completed_at, replays, sent_again, updated_at) ";
     bulk(connection, head, &batch.new_steps, "", |mut row, step| {
         row.push_bind(step.run.uuid.to_string())
             .push_bind(step.task_uuid.to_string())
@@ -139,14 +143,14 @@ async fn new_steps(connection: &mut SqliteConnection, batch: &Batch) -> Result<(
 
 async fn steps(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     let head = "WITH new (step_uuid, state, attempts, output, result, error, enqueued_at, due_at, \
-                next_retry_at, last_attempted_at, last_failure_at, completed_at, replays, updated_at) AS (";
+                next_retry_at, last_attempted_at, last_failure_at, completed_at, replays, sent_again, updated_at) AS (";
     // A step's output and result are bound only when they are new; otherwise the stored ones stay.
     let tail = ") UPDATE steps SET state = new.state, attempts = new.attempts, \
                 output = COALESCE(new.output, steps.output), result = COALESCE(new.result, steps.result), \
                 error = new.error, enqueued_at = new.enqueued_at, due_at = new.due_at, \
                 next_retry_at = new.next_retry_at, last_attempted_at = new.last_attempted_at, \
                 last_failure_at = new.last_failure_at, completed_at = new.completed_at, \
-                replays = new.replays, updated_at = new.updated_at FROM new WHERE steps.step_uuid = new.step_uuid";
+                replays = new.replays, sent_again = new.sent_again, updated_at = new.updated_at FROM new WHERE steps.step_uuid = new.step_uuid";
     bulk(connection, head, &batch.steps, tail, |mut row, step| {
         row.push_bind(step.run.uuid.to_string());
         progress(&mut row, step, batch.now);
@@ -174,6 +178,7 @@ fn progress(row: &mut Separated<'_, Sqlite, &str>, step: &super::StepRow, now: i
         .push_bind(run.last_failure_at)
         .push_bind(run.completed_at)
         .push_bind(i64::from(run.replays))
+        .push_bind(i64::from(run.sent_again))
         .push_bind(now);
 }
 
@@ -190,6 +195,28 @@ async fn transitions(connection: &mut SqliteConnection, batch: &Batch) -> Result
             .push_bind(transition.worker_id.clone())
             .push_bind(transition.duration_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)))
             .push_bind(batch.now);
+    })
+    .await
+}
+
+pub(super) async fn findings(
+    connection: &mut SqliteConnection,
+    findings: &[FindingRow],
+    now: i64,
+) -> Result<(), sqlx::Error> {
+    // One at a time is being looked into; what is found meanwhile is in its transitions.
+    let head = "INSERT OR IGNORE INTO dlq_entries (dlq_entry_uuid, task_uuid, original_state, dlq_reason, \
+                dlq_timestamp, task_snapshot, metadata, created_at, updated_at) ";
+    bulk(connection, head, findings, "", |mut row, FindingRow { task_uuid, finding }| {
+        row.push_bind(new_uuid().to_string())
+            .push_bind(task_uuid.to_string())
+            .push_bind(finding.state.as_str())
+            .push_bind(finding.reason)
+            .push_bind(now)
+            .push_bind(finding.snapshot.get().to_owned())
+            .push_bind(finding.metadata.get().to_owned())
+            .push_bind(now)
+            .push_bind(now);
     })
     .await
 }

@@ -1,0 +1,209 @@
+//! Pausing namespaces, from the orchestrator's and the operator's side.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use tasker_worker_rust::broker::topology::Topology;
+use tasker_worker_rust::ops::health::Health;
+use tasker_worker_rust::ops::metrics::METRICS;
+use tasker_worker_rust::pause::{is_paused, pause, resume};
+use tasker_worker_rust::{Namespace, RunningWorker, RustWorker, Step, StepResult};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Duration, sleep};
+
+use crate::on_both_brokers;
+use crate::program::Program;
+use crate::support::{Desk, Kind, NAMESPACE, delete, settings, within};
+
+on_both_brokers! {
+    a_paused_namespace_takes_nothing_finishes_what_it_has_and_goes_on_when_resumed
+    a_pause_outlives_the_worker_and_meets_those_that_start_later
+    draining_hands_back_what_has_not_begun
+}
+
+/// A handler that tells that it has begun, and ends when it may.
+struct Gate {
+    begun: mpsc::UnboundedSender<String>,
+    may_end: Arc<Semaphore>,
+}
+
+impl Gate {
+    fn new() -> (Self, mpsc::UnboundedReceiver<String>) {
+        let (begun, has_begun) = mpsc::unbounded_channel();
+        (Self { begun, may_end: Arc::new(Semaphore::new(0)) }, has_begun)
+    }
+
+    fn namespace(&self, name: &str) -> Namespace {
+        let (begun, may_end) = (self.begun.clone(), self.may_end.clone());
+        Namespace::new(name).step("wait", move |step: Step| {
+            let (begun, may_end) = (begun.clone(), may_end.clone());
+            async move {
+                begun.send(step.namespace().to_owned())?;
+                may_end.acquire().await?.forget();
+                StepResult::Ok("done")
+            }
+        })
+    }
+}
+
+async fn shows(worker: &RunningWorker, namespace: &str, state: &str) {
+    let health = worker.health();
+    within(async {
+        while health.status()["namespaces"][namespace]["state"] != state {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    assert_eq!(health.readiness().ready, ["consuming", "paused"].contains(&state), "{state}");
+}
+
+async fn waiting(desk: &Desk, namespace: &str, requests: u64) {
+    let queue = desk.names.step_queue(namespace);
+    within(async {
+        while desk.broker.depth(&queue).await != Ok(Some(requests)) {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+async fn order(desk: &Desk, namespace: &str, hand_back: bool) {
+    let kind = desk.config.broker.queue_kind;
+    within(pause(&*desk.broker, &desk.names, kind, namespace, hand_back)).await.expect("the order is sent");
+}
+
+async fn end(desk: &Desk, namespace: &str) {
+    let kind = desk.config.broker.queue_kind;
+    within(resume(&*desk.broker, &desk.names, kind, namespace)).await.expect("the order is sent");
+    assert_eq!(is_paused(&*desk.broker, &desk.names, namespace).await, Ok(false));
+}
+
+async fn close(desk: Desk) {
+    let pause = Topology::of_pause(&desk.names, desk.config.broker.queue_kind, NAMESPACE);
+    let kind = desk.kind;
+    desk.close().await;
+    if kind == Kind::RabbitMq {
+        delete(&pause).await;
+    }
+}
+
+async fn a_paused_namespace_takes_nothing_finishes_what_it_has_and_goes_on_when_resumed(kind: Kind) {
+    let mut desk = Desk::open(kind).await;
+    let (gate, mut has_begun) = Gate::new();
+    let mut config = desk.config.clone();
+    config.worker.max_concurrent_steps = 2;
+    let worker = desk.worker_with(config, gate.namespace(NAMESPACE)).await;
+    for _ in 0..2 {
+        desk.ask("wait", json!({})).await;
+        within(has_begun.recv()).await;
+    }
+    order(&desk, NAMESPACE, false).await;
+    // Twice is as good as once.
+    order(&desk, NAMESPACE, false).await;
+    shows(&worker, NAMESPACE, "paused").await;
+    for _ in 0..3 {
+        desk.ask("wait", json!({})).await;
+    }
+    gate.may_end.add_permits(5);
+    for _ in 0..2 {
+        assert_eq!(desk.next_result().await.data.get(), "\"done\"");
+    }
+    waiting(&desk, NAMESPACE, 3).await;
+    assert!(has_begun.try_recv().is_err(), "nothing begins while it is paused");
+
+    end(&desk, NAMESPACE).await;
+    shows(&worker, NAMESPACE, "consuming").await;
+    for _ in 0..3 {
+        let result = desk.next_result().await;
+        assert_eq!((result.data.get(), result.attempt), ("\"done\"", 1));
+    }
+    worker.shutdown().await;
+    waiting(&desk, NAMESPACE, 0).await;
+    close(desk).await;
+}
+
+async fn a_pause_outlives_the_worker_and_meets_those_that_start_later(kind: Kind) {
+    let mut desk = Desk::open(kind).await;
+    let (gate, mut has_begun) = Gate::new();
+    gate.may_end.add_permits(9);
+    // Nobody hears the order.
+    order(&desk, NAMESPACE, false).await;
+    within(async {
+        while is_paused(&*desk.broker, &desk.names, NAMESPACE).await != Ok(true) {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let request = desk.ask("wait", json!({})).await;
+    for _ in 0..2 {
+        let worker = desk.worker(gate.namespace(NAMESPACE)).await;
+        shows(&worker, NAMESPACE, "paused").await;
+        waiting(&desk, NAMESPACE, 1).await;
+        worker.shutdown().await;
+    }
+    assert!(has_begun.try_recv().is_err(), "nothing begins while it is paused");
+    let worker = desk.worker(gate.namespace(NAMESPACE)).await;
+    end(&desk, NAMESPACE).await;
+    assert_eq!(desk.next_result().await.step_uuid, request.step_uuid);
+    worker.shutdown().await;
+    close(desk).await;
+}
+
+async fn draining_hands_back_what_has_not_begun(kind: Kind) {
+    let mut desk = Desk::open_with(settings(kind), kind, &[NAMESPACE, "reports"]).await;
+    let (gate, mut has_begun) = Gate::new();
+    let mut config = desk.config.clone();
+    config.worker.max_concurrent_steps = 1;
+    let worker = RustWorker::new(config)
+        .namespace(gate.namespace(NAMESPACE))
+        .namespace(gate.namespace("reports"))
+        .broker(desk.broker.clone())
+        .start()
+        .await
+        .expect("the settings are right");
+    within(worker.ready()).await;
+    let mut report = desk.request("wait", json!({}));
+    report.namespace = "reports".to_owned();
+    desk.send(&report).await;
+    assert_eq!(within(has_begun.recv()).await.as_deref(), Some("reports"));
+    // Taken, and behind the other for the only slot.
+    desk.ask("wait", json!({})).await;
+    waiting(&desk, NAMESPACE, 0).await;
+    order(&desk, NAMESPACE, true).await;
+    waiting(&desk, NAMESPACE, 1).await;
+    shows(&worker, NAMESPACE, "paused").await;
+    shows(&worker, "reports", "consuming").await;
+    let paused = |namespace: &str| METRICS.consumer_paused.with_label_values(&[namespace]).get();
+    assert_eq!(paused("reports"), 0);
+    gate.may_end.add_permits(2);
+    assert_eq!(desk.next_result().await.step_uuid, report.step_uuid);
+    assert!(has_begun.try_recv().is_err(), "what was handed back has not begun");
+    end(&desk, NAMESPACE).await;
+    assert_eq!(desk.next_result().await.attempt, 1);
+    worker.shutdown().await;
+    close(desk).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_program_pauses_and_resumes() {
+    let desk = Desk::open(Kind::RabbitMq).await;
+    let program = Program::new().broker(&desk.config);
+    let (gate, mut has_begun) = Gate::new();
+    let worker = desk.worker(gate.namespace(NAMESPACE)).await;
+    let run = |arguments: &[&str]| {
+        let output = program.run(arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    assert!(run(&["drain", NAMESPACE]).starts_with("orders: paused"));
+    shows(&worker, NAMESPACE, "paused").await;
+    desk.ask("wait", json!({})).await;
+    waiting(&desk, NAMESPACE, 1).await;
+    let answer = run(&["resume", NAMESPACE, "--output", "json"]);
+    let answer: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
+    assert_eq!(answer, json!({ "namespaces": [NAMESPACE], "state": "running" }));
+    assert_eq!(within(has_begun.recv()).await.as_deref(), Some(NAMESPACE));
+    gate.may_end.add_permits(1);
+    worker.shutdown().await;
+    close(desk).await;
+}
