@@ -28,6 +28,12 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(40);
 /// The longest single wait: short enough for proxies that close silent connections after a minute.
 const LONGEST_POLL: Duration = Duration::from_secs(30);
 
+/// How much later than the limit an answer may come.
+const LATEST_ANSWER: Duration = Duration::from_secs(5);
+
+/// The pause before an orchestrator that could not answer is asked again.
+const OUTAGE_PAUSE: Duration = Duration::from_millis(500);
+
 /// Talks to one orchestrator. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -119,20 +125,39 @@ impl Client {
         self.get(&format!("/v1/tasks/{task_uuid}")).await
     }
 
-    /// Waits until a task is finished, and returns it; after `limit`, as it is by then.
+    /// Waits until a task is finished, and returns it; after `limit`, as it is by then. While the orchestrator
+    /// cannot answer, it is asked again.
     ///
     /// # Errors
-    /// See [`submit`](Self::submit).
+    /// When it refuses, or has not answered by the end of `limit`; see [`submit`](Self::submit).
     pub async fn wait(&self, task_uuid: Uuid, limit: Duration) -> Result<TaskResponse, Error> {
         let started = Instant::now();
         loop {
             let left = limit.saturating_sub(started.elapsed());
             let poll = left.min(LONGEST_POLL);
             let path = format!("/v1/tasks/{task_uuid}?wait={}", poll.as_secs_f64());
-            let task: TaskResponse = self.call(Method::GET, &path, None, poll).await?.read()?;
-            if task.is_finished() || poll == left {
-                return Ok(task);
+            let call = self.call(Method::GET, &path, None, poll);
+            // The call's own patience is for orchestrators that are slow, not for those that are away.
+            let answer = match tokio::time::timeout(left + LATEST_ANSWER, call).await {
+                Ok(answer) => answer,
+                Err(_) => Err(self.silent(limit)),
+            };
+            let answer = match answer {
+                Ok(answer) if !answer.is_of_an_outage() => {
+                    let task: TaskResponse = answer.read()?;
+                    if task.is_finished() || poll == left {
+                        return Ok(task);
+                    }
+                    continue;
+                }
+                Ok(answer) => answer.read(),
+                Err(error) => Err(error),
+            };
+            let left = limit.saturating_sub(started.elapsed());
+            if left.is_zero() {
+                return answer;
             }
+            tokio::time::sleep(left.min(OUTAGE_PAUSE)).await;
         }
     }
 
@@ -230,13 +255,16 @@ impl Client {
             let body = response.into_body().collect().await.map_err(|error| self.unreachable(&error))?;
             Ok(Answer { url: format!("{method} {url}"), status, body: body.to_bytes() })
         };
-        tokio::time::timeout(ANSWER_TIMEOUT + wait, exchange).await.unwrap_or_else(|_| {
-            let base_url = &self.base_url;
-            let limit = (ANSWER_TIMEOUT + wait).as_secs();
-            Err(Error::Api(format!(
-                "the orchestrator at {base_url} did not answer within {limit} s; try again, or look into its log"
-            )))
-        })
+        tokio::time::timeout(ANSWER_TIMEOUT + wait, exchange)
+            .await
+            .unwrap_or_else(|_| Err(self.silent(ANSWER_TIMEOUT + wait)))
+    }
+
+    fn silent(&self, limit: Duration) -> Error {
+        let (base_url, limit) = (&self.base_url, limit.as_secs_f64());
+        Error::Api(format!(
+            "the orchestrator at {base_url} did not answer within {limit} s; try again, or look into its log"
+        ))
     }
 
     fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> Error {
@@ -255,6 +283,13 @@ struct Answer {
 }
 
 impl Answer {
+    /// Whether another time may bring another answer: from a proxy before an orchestrator that is away, or from
+    /// one whose store takes nothing.
+    fn is_of_an_outage(&self) -> bool {
+        self.status.is_server_error()
+            || matches!(self.status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS)
+    }
+
     fn read<T: DeserializeOwned>(&self) -> Result<T, Error> {
         if self.status.is_success() {
             return serde_json::from_slice(&self.body).map_err(|error| self.not_understood(&error));

@@ -14,10 +14,10 @@ use super::dag::Plan;
 use super::incoming::{self, Kind};
 use super::outbox::Report;
 use super::store::OverdueStep;
-use super::{CancelError, SubmitError};
+use super::{CancelError, SubmitError, outgoing};
 use crate::Error;
 use crate::api::TaskRequest;
-use crate::broker::{Acker, Delivery, Disposition, Source, Subscription};
+use crate::broker::{Acker, Delivery, Disposition, Message, PublishError, Publisher, Source, Subscription};
 use crate::message::{ErrorType, StepExecutionError, StepExecutionRequest};
 use crate::ops::metrics::METRICS;
 
@@ -49,6 +49,9 @@ pub(super) struct Confirmed {
 /// How long confirmed rows wait for a transaction to go along with. One of their own would keep the next
 /// result waiting for the disk; a crash before they are gone sends them again, which does no harm.
 const CONFIRMED_WAIT: Duration = Duration::from_millis(20);
+
+/// How long a message is held that cannot be parked now.
+const PARKING_PAUSE: Duration = Duration::from_secs(1);
 
 /// What waits to be applied. It stays whole until the transaction that covers it is on the disk.
 #[derive(Default)]
@@ -155,9 +158,16 @@ impl Writer {
                 tracing::error!(
                     message_id = delivery.properties.message_id, exchange = delivery.exchange,
                     routing_key = delivery.routing_key, %reason,
-                    "A message to the orchestrator cannot be understood, and is dropped"
+                    "A message to the orchestrator cannot be understood; it is parked with the dead letters"
                 );
-                settle(delivery.acker, Disposition::Ack);
+                match kind {
+                    // Of these the broker has another copy, which is or will be parked.
+                    Kind::Retry | Kind::DeadLetter => settle(delivery.acker, Disposition::Ack),
+                    Kind::Result | Kind::Foreign => {
+                        let letter = outgoing::refused(&delivery, &reason, &self.names);
+                        tokio::spawn(park(self.broker.publisher(), letter, delivery.acker));
+                    }
+                }
             }
         }
     }
@@ -218,6 +228,25 @@ pub(super) fn hand_back(work: Work) {
 pub(super) fn settle(acker: Acker, disposition: Disposition) {
     // A stale delivery comes again, and is then found to be a duplicate.
     let _ = acker.settle(disposition);
+}
+
+/// Keeps a message for somebody to look at. Until that is certain it stays the queue's.
+async fn park(publisher: Publisher, letter: Message, acker: Acker) {
+    match publisher.publish(letter).await {
+        Ok(()) => settle(acker, Disposition::Ack),
+        Err(PublishError::Invalid(reason)) => {
+            tracing::error!(
+                reason,
+                "A message that cannot be understood cannot be parked either, and is dropped"
+            );
+            settle(acker, Disposition::Ack);
+        }
+        Err(error) => {
+            tracing::warn!(%error, "A message that cannot be understood cannot be parked yet; it comes again");
+            tokio::time::sleep(PARKING_PAUSE).await;
+            settle(acker, Disposition::Release);
+        }
+    }
 }
 
 /// The next delivery, once there is a subscription.

@@ -5,11 +5,17 @@ use uuid::Uuid;
 
 use super::task::Task;
 use crate::broker::topology::{Names, dead_key, step_key};
-use crate::broker::{Message, Properties};
+use crate::broker::{Delivery, Message, Properties};
 use crate::message::{
-    self, ControlMessage, PROTOCOL_VERSION, StepExecutionRequest, StepOutput, header, message_id,
-    replayed_message_id,
+    self, ControlMessage, ErrorType, PROTOCOL_VERSION, StepExecutionRequest, StepOutput, header,
+    is_namespace, message_id, replayed_message_id,
 };
+
+/// Why a message is a dead letter that nobody understands.
+const REFUSED: &str = "refused";
+
+/// Headers must fit one frame all together.
+const ERROR_CHARS: usize = 1_000;
 
 /// The request for one attempt of a step. The same attempt asked for again has the same message id.
 pub fn request(task: &Task, step: usize, attempt: u32, now: i64, names: &Names) -> Message {
@@ -82,6 +88,23 @@ pub fn dead_letter(task: &Task, step: usize, attempt: u32, reason: &str, now: i6
         properties.headers.set(header::LAST_AT, at.to_string());
     }
     message
+}
+
+/// A message that cannot be understood, as it came, for the dead letters of the namespace its key names. Where there is no
+/// such namespace it ends with the unroutable ones.
+pub(super) fn refused(delivery: &Delivery, reason: &str, names: &Names) -> Message {
+    let namespace = delivery.routing_key.split('.').nth(1).filter(|word| is_namespace(word));
+    let mut properties = delivery.properties.clone();
+    properties.headers.strip_broker_headers();
+    properties.headers.set(header::REASON, REFUSED);
+    properties.headers.set(header::ERROR, reason.chars().take(ERROR_CHARS).collect::<String>());
+    properties.headers.set(header::ERROR_TYPE, ErrorType::MessageRefused.to_string());
+    Message {
+        exchange: names.dead_letters(),
+        routing_key: dead_key(namespace.unwrap_or("unknown"), REFUSED),
+        body: delivery.body.clone(),
+        properties,
+    }
 }
 
 /// Tells every worker that the task is cancelled.

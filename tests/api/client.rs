@@ -101,6 +101,40 @@ async fn the_client_waits_until_the_task_is_finished_or_its_own_limit_is_reached
 }
 
 #[tokio::test]
+async fn the_client_waits_through_an_outage_and_no_longer_than_its_limit() {
+    let server = Server::start().await;
+    let task_uuid = submitted(&server.client(), &order("ann")).await;
+    server.client().cancel(task_uuid).await.unwrap();
+    let finished = server.get(&format!("/v1/tasks/{task_uuid}")).await.body;
+    let finished = String::from_utf8(finished.to_vec()).unwrap();
+
+    let away = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = Client::new(&format!("http://{}", away.local_addr().unwrap())).unwrap();
+    let answering = tokio::spawn(async move {
+        // Nobody answers, then a proxy says so, then it is back.
+        drop(away.accept().await.unwrap());
+        for (status, body) in
+            [("502 Bad Gateway", "<html>"), ("503 Service Unavailable", "{}"), ("200 OK", &finished)]
+        {
+            let (mut connection, _) = away.accept().await.unwrap();
+            let _ = connection.read(&mut [0; 4_096]).await.unwrap();
+            let length = body.len();
+            let head = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+            connection.write_all((head + body).as_bytes()).await.unwrap();
+        }
+    });
+    let task = client.wait(task_uuid, Duration::from_secs(60)).await.unwrap();
+    assert_eq!(task.status, "cancelled");
+    answering.await.unwrap();
+
+    // Nobody listens there any more.
+    let error = client.wait(task_uuid, Duration::from_millis(700)).await.unwrap_err().to_string();
+    assert!(error.starts_with("cannot reach the orchestrator"), "{error}");
+    let refused = server.client().wait(Uuid::new_v4(), Duration::from_secs(600)).await.unwrap_err();
+    assert!(matches!(refused, Error::Refused { status: 404, .. }), "a refusal is no outage: {refused}");
+}
+
+#[tokio::test]
 async fn the_client_reads_templates() {
     let server = Server::start().await;
     let client = server.client();

@@ -211,3 +211,11 @@ pub(crate) fn result_cancelled() -> StepExecutionResult {
 pub(crate) fn control_cancel_task() -> ControlMessage {
     ControlMessage::CancelTask { task_uuid: TASK }
 }
+
+pub(crate) fn control_pause_namespace() -> ControlMessage {
+    ControlMessage::PauseNamespace { namespace: "orders".to_owned(), hand_back: false }
+}
+
+pub(crate) fn control_resume_namespace() -> ControlMessage {
+    ControlMessage::ResumeNamespace { namespace: "orders".to_owned() }
+}

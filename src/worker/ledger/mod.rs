@@ -6,8 +6,10 @@ mod file;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tracing::{error, info};
 use uuid::Uuid;
 
@@ -18,6 +20,9 @@ use file::LedgerFile;
 
 /// Taken for what a message is beside its body: names, headers, their places in memory.
 const ENVELOPE_BYTES: usize = 1_024;
+
+/// After the file could not be written, how long it is left alone.
+const REWRITE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What makes two requests the same one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -45,6 +50,8 @@ struct Inner {
     oldest_first: VecDeque<Key>,
     bytes: usize,
     file: Option<LedgerFile>,
+    /// When the file could not be written last, until it can be.
+    broken: Option<Instant>,
 }
 
 /// What a delivery is to the ledger.
@@ -127,22 +134,42 @@ impl Inner {
         true
     }
 
-    fn write(&mut self, limits: &LedgerConfig, key: Key, answer: &Answer) -> std::io::Result<()> {
-        if let Some(file) = &mut self.file {
-            file.append(key, answer)?;
+    /// Brings an answer to the file. After a failure the file is left alone for a while, then written anew from
+    /// memory: its end may be torn.
+    fn write(&mut self, limits: &LedgerConfig, key: Key, answer: &Answer) {
+        let Some(file) = &mut self.file else { return };
+        let written = match self.broken {
+            Some(since) if since.elapsed() < REWRITE_PAUSE => return,
+            Some(_) => self.rewrite(),
+            None => file.append(key, answer).and_then(|()| self.compact(limits)),
+        };
+        match written {
+            Ok(()) if self.broken.take().is_some() => info!("The ledger's file can be written again"),
+            Ok(()) => {}
+            Err(problem) => {
+                if self.broken.replace(Instant::now()).is_none() {
+                    error!(
+                        %problem,
+                        "The ledger's file cannot be written; until it can, finished steps are known to this process \
+                         only"
+                    );
+                }
+            }
         }
-        self.compact(limits)
     }
 
     /// Writes the file anew once most of it is forgotten.
     fn compact(&mut self, limits: &LedgerConfig) -> std::io::Result<()> {
-        let Self { file, answers, oldest_first, .. } = self;
-        match file {
-            Some(file) if file.is_too_large(limits) => {
-                file.rewrite(oldest_first.iter().filter_map(|key| Some((*key, answers.get(key)?))))
-            }
-            _ => Ok(()),
+        if self.file.as_ref().is_some_and(|file| file.is_too_large(limits)) {
+            return self.rewrite();
         }
+        Ok(())
+    }
+
+    fn rewrite(&mut self) -> std::io::Result<()> {
+        let Self { file, answers, oldest_first, .. } = self;
+        let Some(file) = file else { return Ok(()) };
+        file.rewrite(oldest_first.iter().filter_map(|key| Some((*key, answers.get(key)?))))
     }
 }
 
@@ -162,14 +189,8 @@ impl Running<'_> {
         let answer = Answer::from(answer);
         let limits = &self.ledger.limits;
         let mut inner = self.ledger.lock();
-        if inner.keep(limits, self.key, answer.clone())
-            && let Err(problem) = inner.write(limits, self.key, &answer)
-        {
-            inner.file = None;
-            error!(
-                %problem,
-                "The ledger's file cannot be written; from here on, finished steps are known until this process ends"
-            );
+        if inner.keep(limits, self.key, answer.clone()) {
+            inner.write(limits, self.key, &answer);
         }
         answer
     }
