@@ -7,7 +7,7 @@ use serde_json::Value as JsonValue;
 use super::fields::{At, Notes, did_you_mean};
 use super::raw::RawTemplate;
 use super::step::RawStep;
-use super::{StepTemplate, Template, dag};
+use super::{IdentityStrategy, Lifecycle, StepKind, StepTemplate, Template, dag};
 use crate::message::{HandlerSpec, Json, is_namespace};
 use crate::retry::RetryPolicy;
 
@@ -25,7 +25,16 @@ pub(super) fn template(raw: RawTemplate, notes: &mut Notes) -> Template {
     compensations(&raw.steps, notes);
     cycles(&raw.steps, notes);
     let steps = raw.steps.into_iter().map(|raw| step(raw, notes)).collect();
-    Template { namespace, name, version, description: raw.description, input_schema: raw.input_schema, steps }
+    Template {
+        namespace,
+        name,
+        version,
+        description: raw.description,
+        input_schema: raw.input_schema,
+        identity_strategy: IdentityStrategy::default(),
+        lifecycle: Lifecycle::default(),
+        steps,
+    }
 }
 
 fn namespace(field: Option<At<String>>, notes: &mut Notes) -> String {
@@ -193,6 +202,7 @@ fn step(raw: RawStep, notes: &mut Notes) -> StepTemplate {
             initialization: Json::from(JsonValue::Object(raw.initialization)),
         },
         description: raw.description,
+        kind: StepKind::Standard,
         dependencies,
         compensates: raw.compensates.map(|target| target.value),
         max_attempts: raw.max_attempts.unwrap_or(DEFAULT_ATTEMPTS),

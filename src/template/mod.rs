@@ -6,13 +6,8 @@
 //! file or the process environment; that is [`Catalog`](crate::catalog::Catalog)'s part.
 
 use std::fmt;
-use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
 
 use crate::error::sentence;
-use crate::message::HandlerSpec;
-use crate::retry::RetryPolicy;
 
 mod check;
 mod dag;
@@ -20,49 +15,15 @@ mod environment;
 mod fields;
 pub mod graph;
 pub mod lease;
+mod model;
 mod raw;
 mod step;
 mod yaml;
 
-/// A workflow's definition. What a value of this type says has been checked: names are unique, every
-/// dependency exists, and there is no cycle.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Template {
-    /// Its namespace: the queue its steps are sent to.
-    pub namespace: String,
-    /// Its name within the namespace.
-    pub name: String,
-    /// Its version, `x.y.z`.
-    pub version: String,
-    /// For people.
-    pub description: Option<String>,
-    /// JSON Schema of a task's context.
-    pub input_schema: Option<serde_json::Value>,
-    /// The steps, in the file's order.
-    pub steps: Vec<StepTemplate>,
-}
-
-/// One step of a workflow.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StepTemplate {
-    /// Its name within the template.
-    pub name: String,
-    /// For people.
-    pub description: Option<String>,
-    /// What runs it, and with which settings.
-    pub handler: HandlerSpec,
-    /// Steps whose results it waits for.
-    pub dependencies: Vec<String>,
-    /// `Some(step)`: this step undoes `step`. It runs only when the task fails after `step` completed,
-    /// and after the undoing of everything that came after `step`.
-    pub compensates: Option<String>,
-    /// How often it may run, the first time included.
-    pub max_attempts: u32,
-    /// How failures are retried.
-    pub retry: RetryPolicy,
-    /// How long one execution may take.
-    pub timeout: Option<Duration>,
-}
+pub use model::{
+    BatchConfig, FailureStrategy, IdentityStrategy, Lifecycle, StalenessAction, StepKind, StepTemplate,
+    Template,
+};
 
 /// A template, and what its file says without effect.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,29 +84,5 @@ pub fn parse(text: &str, environment: Option<&str>) -> Result<Parsed, Vec<Mistak
     match template {
         Some(template) if mistakes.is_empty() => Ok(Parsed { template, warnings }),
         _ => Err(mistakes),
-    }
-}
-
-impl Template {
-    /// The step of this name.
-    pub fn step(&self, name: &str) -> Option<&StepTemplate> {
-        self.steps.iter().find(|step| step.name == name)
-    }
-
-    /// The definition as JSON: what a task keeps, so that it ends as it began whatever happens to the file.
-    /// Reads back as an equal template.
-    pub fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("a template has string keys only and always encodes")
-    }
-
-    /// 32 hexadecimal digits that are equal for equal definitions, on every machine and in every build with
-    /// the same fields. Tells definitions apart; proves nothing about who wrote them.
-    pub fn definition_hash(&self) -> String {
-        // FNV-1a, 128 bits.
-        let hash =
-            self.to_json().bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |hash: u128, byte| {
-                (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
-            });
-        format!("{hash:032x}")
     }
 }
