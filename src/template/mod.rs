@@ -50,6 +50,16 @@ pub struct Mistake {
     pub message: String,
 }
 
+impl Mistake {
+    /// As `file:line: what`.
+    pub fn at(&self, file: impl fmt::Display) -> String {
+        match self.line {
+            Some(line) => format!("{file}:{line}: {}", self.message),
+            None => format!("{file}: {}", self.message),
+        }
+    }
+}
+
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
