@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::template::{StepTemplate, Template};
+use crate::template::{StepKind, StepTemplate, Template};
 
 /// A template and the relations between its steps. Steps are named by their place in the template.
 #[derive(Debug)]
@@ -22,13 +22,20 @@ impl Plan {
     /// Works the relations out.
     ///
     /// # Errors
-    /// A sentence, for a template that was never validated: a name that is missing or taken twice, or a cycle.
+    /// A sentence, for a template that was never validated: a name that is missing or taken twice, or a cycle;
+    /// and for a step of a type that cannot be run.
     pub fn new(template: Arc<Template>) -> Result<Self, String> {
         let count = template.steps.len();
         let mut by_name = HashMap::with_capacity(count);
         for (index, step) in template.steps.iter().enumerate() {
             if by_name.insert(step.name.clone(), index).is_some() {
                 return Err(format!("the template has two steps named {:?}", step.name));
+            }
+            if step.kind != StepKind::Standard {
+                let (name, kind) = (&step.name, step.kind.as_str());
+                return Err(format!(
+                    "step {name:?}: type {kind} is not supported yet; only standard steps can be run"
+                ));
             }
         }
         let find = |name: &str, of: &str| {
@@ -178,6 +185,7 @@ mod tests {
     use super::*;
     use crate::message::HandlerSpec;
     use crate::retry::RetryPolicy;
+    use crate::template::IdentityStrategy;
 
     /// A template of `(step, dependencies)`; `~a` is the compensation of `a`.
     fn template(steps: &[(&str, &[&str])]) -> Template {
@@ -187,12 +195,14 @@ mod tests {
             version: "1.0.0".to_owned(),
             description: None,
             input_schema: None,
+            identity_strategy: IdentityStrategy::default(),
             lifecycle: None,
             steps: steps
                 .iter()
                 .map(|(name, dependencies)| StepTemplate {
                     name: (*name).to_owned(),
                     description: None,
+                    kind: StepKind::Standard,
                     handler: HandlerSpec::default(),
                     dependencies: dependencies.iter().map(|d| (*d).to_owned()).collect(),
                     compensates: name.strip_prefix('~').map(str::to_owned),

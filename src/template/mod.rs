@@ -6,77 +6,39 @@
 //! file or the process environment; that is [`Catalog`](crate::catalog::Catalog)'s part.
 
 use std::fmt;
-use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
-
-use crate::error::sentence;
-use crate::message::HandlerSpec;
-use crate::retry::RetryPolicy;
-
-pub use lifecycle::Lifecycle;
 
 mod check;
+mod context;
+mod convert;
 mod dag;
 mod environment;
 mod fields;
 pub mod graph;
+mod kinds;
 pub mod lease;
-mod lifecycle;
+mod model;
 mod raw;
 mod step;
+mod variables;
 mod yaml;
 
-/// A workflow's definition. What a value of this type says has been checked: names are unique, every
-/// dependency exists, and there is no cycle.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Template {
-    /// Its namespace: the queue its steps are sent to.
-    pub namespace: String,
-    /// Its name within the namespace.
-    pub name: String,
-    /// Its version, `x.y.z`.
-    pub version: String,
-    /// For people.
-    pub description: Option<String>,
-    /// JSON Schema of a task's context.
-    pub input_schema: Option<serde_json::Value>,
-    /// How long a task may take.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lifecycle: Option<Lifecycle>,
-    /// The steps, in the file's order.
-    pub steps: Vec<StepTemplate>,
-}
-
-/// One step of a workflow.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct StepTemplate {
-    /// Its name within the template.
-    pub name: String,
-    /// For people.
-    pub description: Option<String>,
-    /// What runs it, and with which settings.
-    pub handler: HandlerSpec,
-    /// Steps whose results it waits for.
-    pub dependencies: Vec<String>,
-    /// `Some(step)`: this step undoes `step`. It runs only when the task fails after `step` completed,
-    /// and after the undoing of everything that came after `step`.
-    pub compensates: Option<String>,
-    /// How often it may run, the first time included.
-    pub max_attempts: u32,
-    /// How failures are retried.
-    pub retry: RetryPolicy,
-    /// How long one execution may take.
-    pub timeout: Option<Duration>,
-}
+pub use context::ContextSchema;
+pub use convert::{Converted, convert, differences, document, format_schema};
+pub use model::{
+    BatchConfig, FailureStrategy, IdentityStrategy, Lifecycle, StalenessAction, StepKind, StepTemplate,
+    Template,
+};
+pub use variables::Lookup;
 
 /// A template, and what its file says without effect.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parsed {
     /// The template, with the environment's overrides applied.
     pub template: Template,
-    /// Keys that are known but change nothing here, in the file's order.
+    /// Keys that are known but change nothing here, each with the reason, in the file's order.
     pub warnings: Vec<Mistake>,
+    /// Variables that are not set and have no default, where the environment uses them.
+    pub unset: Vec<Mistake>,
 }
 
 /// Something in a template's text that its author should change.
@@ -89,8 +51,12 @@ pub struct Mistake {
 }
 
 impl Mistake {
-    fn on_one_line(self) -> Self {
-        Self { message: sentence(&self.message), ..self }
+    /// As `file:line: what`.
+    pub fn at(&self, file: impl fmt::Display) -> String {
+        match self.line {
+            Some(line) => format!("{file}:{line}: {}", self.message),
+            None => format!("{file}: {}", self.message),
+        }
     }
 }
 
@@ -103,7 +69,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Reads one template in any of the accepted formats.
+/// Reads one template in any of the accepted formats, `${VAR}` left as it stands.
 ///
 /// `environment` selects a block of the template's `environments`; its overrides are merged field by field.
 /// A template without a block of that name is taken as it stands. Overrides of the other environments are
@@ -115,43 +81,49 @@ impl fmt::Display for Mistake {
 /// # Errors
 /// Every mistake, in the order of their lines.
 pub fn parse(text: &str, environment: Option<&str>) -> Result<Parsed, Vec<Mistake>> {
-    let root = yaml::parse(text).map_err(|mistake| vec![mistake.on_one_line()])?;
+    read(text, environment, None)
+}
+
+/// As [`parse`], with `${VAR}` and `${VAR:-default}` replaced by what `lookup` says. What is neither set nor
+/// has a default stays as it is, and is told.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_with(text: &str, environment: Option<&str>, lookup: Lookup<'_>) -> Result<Parsed, Vec<Mistake>> {
+    read(text, environment, Some(lookup))
+}
+
+fn read(text: &str, environment: Option<&str>, lookup: Option<Lookup<'_>>) -> Result<Parsed, Vec<Mistake>> {
     let mut notes = fields::Notes::default();
-    notes.repeated_keys(&root);
-    let template =
-        raw::RawTemplate::read(&root, environment, &mut notes).map(|raw| check::template(raw, &mut notes));
-    let fields::Notes { mut mistakes, mut warnings } = notes;
-    for notes in [&mut mistakes, &mut warnings] {
-        *notes = std::mem::take(notes).into_iter().map(Mistake::on_one_line).collect();
-        notes.sort();
-    }
-    mistakes.dedup();
+    let raw = raw(text, environment, lookup, &mut notes);
+    let template = raw.map(|mut raw| {
+        environment.inspect(|environment| raw.merge(environment));
+        check::template(&raw, &mut notes)
+    });
+    let fields::Notes { mistakes, warnings, unset } = notes.in_order();
     match template {
-        Some(template) if mistakes.is_empty() => Ok(Parsed { template, warnings }),
+        Some(template) if mistakes.is_empty() => Ok(Parsed { template, warnings, unset }),
         _ => Err(mistakes),
     }
 }
 
-impl Template {
-    /// The step of this name.
-    pub fn step(&self, name: &str) -> Option<&StepTemplate> {
-        self.steps.iter().find(|step| step.name == name)
+/// The template as its text states it; what is wrong with that alone is noted.
+fn raw(
+    text: &str,
+    environment: Option<&str>,
+    lookup: Option<Lookup<'_>>,
+    notes: &mut fields::Notes,
+) -> Option<raw::RawTemplate> {
+    let mut root = match yaml::parse(text) {
+        Ok(root) => root,
+        Err(mistake) => {
+            notes.mistakes.push(mistake);
+            return None;
+        }
+    };
+    notes.repeated_keys(&root);
+    if let Some(lookup) = lookup {
+        variables::replace(&mut root, environment, lookup, notes);
     }
-
-    /// The definition as JSON: what a task keeps, so that it ends as it began whatever happens to the file.
-    /// Reads back as an equal template.
-    pub fn to_json(&self) -> String {
-        serde_json::to_string(self).expect("a template has string keys only and always encodes")
-    }
-
-    /// 32 hexadecimal digits that are equal for equal definitions, on every machine and in every build with
-    /// the same fields. Tells definitions apart; proves nothing about who wrote them.
-    pub fn definition_hash(&self) -> String {
-        // FNV-1a, 128 bits.
-        let hash =
-            self.to_json().bytes().fold(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d, |hash: u128, byte| {
-                (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b)
-            });
-        format!("{hash:032x}")
-    }
+    raw::RawTemplate::read(&root, notes)
 }

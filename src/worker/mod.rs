@@ -6,6 +6,7 @@ mod dispatch;
 mod execute;
 mod ledger;
 mod pause;
+mod register;
 mod run;
 mod running;
 mod settle;

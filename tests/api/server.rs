@@ -17,7 +17,7 @@ use tasker_worker_rust::config::OrchestratorConfig;
 use tasker_worker_rust::message::{HandlerSpec, Json};
 use tasker_worker_rust::orchestrator::{Orchestrator, api};
 use tasker_worker_rust::retry::RetryPolicy;
-use tasker_worker_rust::template::{StepTemplate, Template};
+use tasker_worker_rust::template::{IdentityStrategy, StepKind, StepTemplate, Template};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -164,6 +164,7 @@ fn template(name: &str, version: &str, steps: &[(&str, &[&str])]) -> Template {
         version: version.to_owned(),
         description: Some(format!("the {name}")),
         input_schema: None,
+        identity_strategy: IdentityStrategy::default(),
         lifecycle: None,
         steps: steps.iter().map(|(name, dependencies)| step(name, dependencies)).collect(),
     }
@@ -173,6 +174,7 @@ fn step(name: &str, dependencies: &[&str]) -> StepTemplate {
     StepTemplate {
         name: name.to_owned(),
         description: None,
+        kind: StepKind::Standard,
         handler: HandlerSpec { callable: format!("shop::{name}"), initialization: Json::empty_object() },
         dependencies: dependencies.iter().map(|name| (*name).to_owned()).collect(),
         compensates: None,

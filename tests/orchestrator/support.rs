@@ -17,7 +17,7 @@ use tasker_worker_rust::message::{
 use tasker_worker_rust::orchestrator::Orchestrator;
 use tasker_worker_rust::orchestrator::task::TaskState;
 use tasker_worker_rust::retry::RetryPolicy;
-use tasker_worker_rust::template::{StepTemplate, Template};
+use tasker_worker_rust::template::{IdentityStrategy, StepKind, StepTemplate, Template};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -52,12 +52,14 @@ pub(crate) fn template<S: AsRef<str>>(namespace: &str, steps: &[(S, Vec<S>)]) ->
         version: "1.0.0".to_owned(),
         description: None,
         input_schema: None,
+        identity_strategy: IdentityStrategy::default(),
         lifecycle: None,
         steps: steps
             .iter()
             .map(|(name, dependencies)| StepTemplate {
                 name: name.as_ref().to_owned(),
                 description: None,
+                kind: StepKind::Standard,
                 handler: HandlerSpec::default(),
                 dependencies: dependencies.iter().map(|d| d.as_ref().to_owned()).collect(),
                 compensates: name.as_ref().strip_prefix('~').map(str::to_owned),

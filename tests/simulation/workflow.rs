@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 use tasker_worker_rust::message::HandlerSpec;
 use tasker_worker_rust::retry::RetryPolicy;
-use tasker_worker_rust::template::{StepTemplate, Template};
+use tasker_worker_rust::template::{IdentityStrategy, StepKind, StepTemplate, Template};
 use tasker_worker_rust::{Namespace, Step, StepError, StepResult};
 
 use crate::locked;
@@ -82,6 +82,7 @@ impl Workflow {
         let steps = self.steps.iter().map(|(name, parents)| StepTemplate {
             name: (*name).to_owned(),
             description: None,
+            kind: StepKind::Standard,
             handler: HandlerSpec::default(),
             dependencies: parents.iter().map(|parent| (*parent).to_owned()).collect(),
             compensates: target(name).map(str::to_owned),
@@ -95,6 +96,7 @@ impl Workflow {
             version: "1.0.0".to_owned(),
             description: None,
             input_schema: None,
+            identity_strategy: IdentityStrategy::default(),
             lifecycle: None,
             steps: steps.collect(),
         }

@@ -6,6 +6,7 @@
 mod damage;
 mod read;
 mod rows;
+mod templates;
 mod write;
 
 use std::fs::{File, OpenOptions, TryLockError};
