@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Whether the orchestrator can do its work.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HealthResponse {
     /// `healthy`, `degraded`, `alive` or `ready`.
     pub status: String,
@@ -21,7 +22,7 @@ pub struct HealthResponse {
 }
 
 /// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HealthCheck {
     /// `healthy`, `degraded` (it goes on, but somebody should look) or `unhealthy`.
     pub status: String,
@@ -33,7 +34,7 @@ pub struct HealthCheck {
 }
 
 /// What is running.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HealthInfo {
     /// The program's version.
     pub version: String,

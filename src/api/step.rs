@@ -2,12 +2,13 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::message::{Json, StepExecutionError};
 
 /// How ready a step is to run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StepReadinessStatus {
     /// The step.
     pub workflow_step_uuid: Uuid,
@@ -48,7 +49,7 @@ pub struct StepReadinessStatus {
 }
 
 /// A step, with its result.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StepResponse {
     /// The step.
     pub step_uuid: Uuid,

@@ -178,6 +178,7 @@ mod tests {
     use super::*;
     use crate::message::HandlerSpec;
     use crate::retry::RetryPolicy;
+    use crate::template::IdentityStrategy;
 
     /// A template of `(step, dependencies)`; `~a` is the compensation of `a`.
     fn template(steps: &[(&str, &[&str])]) -> Template {
@@ -187,6 +188,7 @@ mod tests {
             version: "1.0.0".to_owned(),
             description: None,
             input_schema: None,
+            identity_strategy: IdentityStrategy::Strict,
             steps: steps
                 .iter()
                 .map(|(name, dependencies)| StepTemplate {

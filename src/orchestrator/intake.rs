@@ -8,13 +8,14 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::SubmitError;
 use super::advance::{Event, Outcome};
 use super::apply::Writer;
 use super::dag::Plan;
 use super::incoming::{self, Kind};
 use super::outbox::Report;
 use super::store::OverdueStep;
-use super::{CancelError, SubmitError};
+use super::task::TaskState;
 use crate::Error;
 use crate::api::TaskRequest;
 use crate::broker::{Acker, Delivery, Disposition, Source, Subscription};
@@ -25,9 +26,20 @@ use crate::ops::metrics::METRICS;
 #[derive(Debug)]
 pub(super) enum Command {
     Submit(Box<Submission>),
-    Cancel { task_uuid: Uuid, reply: oneshot::Sender<Result<(), CancelError>> },
+    Tell(Told),
     Overdue(Vec<OverdueStep>),
 }
+
+/// What a caller tells the orchestrator about a task.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) task_uuid: Uuid,
+    pub(super) event: Event,
+    pub(super) reply: oneshot::Sender<Result<Heard, Error>>,
+}
+
+/// What became of it, and the task's state before; `None` where there is no such task.
+pub(super) type Heard = Option<(TaskState, Outcome)>;
 
 #[derive(Debug)]
 pub(super) struct Submission {
@@ -53,7 +65,7 @@ const CONFIRMED_WAIT: Duration = Duration::from_millis(20);
 #[derive(Default)]
 pub(super) struct Work {
     pub(super) submissions: Vec<Submission>,
-    pub(super) cancels: Vec<(Uuid, oneshot::Sender<Result<(), CancelError>>)>,
+    pub(super) told: Vec<Told>,
     pub(super) overdue: Vec<OverdueStep>,
     pub(super) messages: Vec<Incoming>,
     pub(super) unpublishable: Vec<(Uuid, Event)>,
@@ -78,7 +90,7 @@ impl Confirmed {
 impl Work {
     pub(super) fn len(&self) -> usize {
         self.submissions.len()
-            + self.cancels.len()
+            + self.told.len()
             + self.overdue.len()
             + self.messages.len()
             + self.unpublishable.len()
@@ -184,7 +196,7 @@ impl Writer {
 pub(super) fn take_command(command: Command, work: &mut Work) {
     match command {
         Command::Submit(submission) => work.submissions.push(*submission),
-        Command::Cancel { task_uuid, reply } => work.cancels.push((task_uuid, reply)),
+        Command::Tell(told) => work.told.push(told),
         Command::Overdue(steps) => work.overdue.extend(steps),
     }
 }
@@ -197,8 +209,8 @@ pub(super) fn refuse_callers(work: &mut Work, error: &Error) {
     for submission in work.submissions.drain(..) {
         let _ = submission.reply.send(Err(SubmitError::Store(copy())));
     }
-    for (_, reply) in work.cancels.drain(..) {
-        let _ = reply.send(Err(CancelError::Store(copy())));
+    for told in work.told.drain(..) {
+        let _ = told.reply.send(Err(copy()));
     }
     // The next look finds them again.
     work.overdue.clear();

@@ -25,7 +25,15 @@ pub(super) fn template(raw: RawTemplate, notes: &mut Notes) -> Template {
     compensations(&raw.steps, notes);
     cycles(&raw.steps, notes);
     let steps = raw.steps.into_iter().map(|raw| step(raw, notes)).collect();
-    Template { namespace, name, version, description: raw.description, input_schema: raw.input_schema, steps }
+    Template {
+        namespace,
+        name,
+        version,
+        description: raw.description,
+        input_schema: raw.input_schema,
+        identity_strategy: raw.identity_strategy,
+        steps,
+    }
 }
 
 fn namespace(field: Option<At<String>>, notes: &mut Notes) -> String {

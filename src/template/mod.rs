@@ -38,8 +38,30 @@ pub struct Template {
     pub description: Option<String>,
     /// JSON Schema of a task's context.
     pub input_schema: Option<serde_json::Value>,
+    /// What makes two submissions the same task.
+    #[serde(default, skip_serializing_if = "IdentityStrategy::is_strict")]
+    pub identity_strategy: IdentityStrategy,
     /// The steps, in the file's order.
     pub steps: Vec<StepTemplate>,
+}
+
+/// What makes two submissions of a template the same task. An idempotency key of the caller's own comes first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdentityStrategy {
+    /// The same context.
+    #[default]
+    Strict,
+    /// The same idempotency key, which has to be given.
+    CallerProvided,
+    /// Nothing.
+    AlwaysUnique,
+}
+
+impl IdentityStrategy {
+    fn is_strict(&self) -> bool {
+        *self == Self::Strict
+    }
 }
 
 /// One step of a workflow.

@@ -2,6 +2,7 @@
 
 use serde_json::Value as JsonValue;
 
+use super::IdentityStrategy;
 use super::environment;
 use super::fields::{At, Fields, Keys, Notes, did_you_mean};
 use super::step::{self, RawStep};
@@ -16,6 +17,7 @@ pub(super) struct RawTemplate {
     pub(super) version: Option<At<String>>,
     pub(super) description: Option<String>,
     pub(super) input_schema: Option<JsonValue>,
+    pub(super) identity_strategy: IdentityStrategy,
     pub(super) steps: Vec<RawStep>,
 }
 
@@ -28,6 +30,7 @@ const TEMPLATE: Keys = Keys {
         "description",
         "input_schema",
         "schema",
+        "identity_strategy",
         "steps",
         "step_templates",
         "workflow_steps",
@@ -89,9 +92,26 @@ impl RawTemplate {
             version: version(&fields, notes),
             description: fields.text(&["description"], notes).map(|text| text.value),
             input_schema: fields.object(&["input_schema", "schema"], notes).map(JsonValue::Object),
+            identity_strategy: identity_strategy(&fields, notes),
             steps,
         })
     }
+}
+
+fn identity_strategy(fields: &Fields<'_>, notes: &mut Notes) -> IdentityStrategy {
+    const STRATEGIES: [(&str, IdentityStrategy); 3] = [
+        ("strict", IdentityStrategy::Strict),
+        ("caller_provided", IdentityStrategy::CallerProvided),
+        ("always_unique", IdentityStrategy::AlwaysUnique),
+    ];
+    let Some(text) = fields.text(&["identity_strategy"], notes) else { return IdentityStrategy::Strict };
+    let name = text.value.trim_start_matches(':');
+    let known = STRATEGIES.iter().find(|(known, _)| *known == name);
+    if known.is_none() {
+        let hint = did_you_mean(name, STRATEGIES.iter().map(|(known, _)| *known));
+        notes.mistake(text.line, format!("identity_strategy {name:?} is unknown; {hint}"));
+    }
+    known.map_or(IdentityStrategy::Strict, |(_, strategy)| *strategy)
 }
 
 fn required(fields: &Fields<'_>, keys: &[&str], example: &str, notes: &mut Notes) -> Option<At<String>> {

@@ -17,7 +17,7 @@ use tasker_worker_rust::config::OrchestratorConfig;
 use tasker_worker_rust::message::{HandlerSpec, Json};
 use tasker_worker_rust::orchestrator::{Orchestrator, api};
 use tasker_worker_rust::retry::RetryPolicy;
-use tasker_worker_rust::template::{StepTemplate, Template};
+use tasker_worker_rust::template::{IdentityStrategy, StepTemplate, Template};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -164,6 +164,7 @@ fn template(name: &str, version: &str, steps: &[(&str, &[&str])]) -> Template {
         version: version.to_owned(),
         description: Some(format!("the {name}")),
         input_schema: None,
+        identity_strategy: IdentityStrategy::Strict,
         steps: steps.iter().map(|(name, dependencies)| step(name, dependencies)).collect(),
     }
 }

@@ -17,7 +17,7 @@ use tasker_worker_rust::message::{
 use tasker_worker_rust::orchestrator::Orchestrator;
 use tasker_worker_rust::orchestrator::task::TaskState;
 use tasker_worker_rust::retry::RetryPolicy;
-use tasker_worker_rust::template::{StepTemplate, Template};
+use tasker_worker_rust::template::{IdentityStrategy, StepTemplate, Template};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -52,6 +52,7 @@ pub(crate) fn template<S: AsRef<str>>(namespace: &str, steps: &[(S, Vec<S>)]) ->
         version: "1.0.0".to_owned(),
         description: None,
         input_schema: None,
+        identity_strategy: IdentityStrategy::Strict,
         steps: steps
             .iter()
             .map(|(name, dependencies)| StepTemplate {

@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 use tasker_worker_rust::message::HandlerSpec;
 use tasker_worker_rust::retry::RetryPolicy;
-use tasker_worker_rust::template::{StepTemplate, Template};
+use tasker_worker_rust::template::{IdentityStrategy, StepTemplate, Template};
 use tasker_worker_rust::{Namespace, Step, StepError, StepResult};
 
 use crate::locked;
@@ -95,6 +95,7 @@ impl Workflow {
             version: "1.0.0".to_owned(),
             description: None,
             input_schema: None,
+            identity_strategy: IdentityStrategy::Strict,
             steps: steps.collect(),
         }
     }

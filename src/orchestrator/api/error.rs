@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -103,12 +104,13 @@ impl<T: DeserializeOwned> FromRequest<Api> for JsonBody<T> {
             _ => ApiError::bad_request(rejection.body_text()),
         })?;
         let Json(value) = Json::from_bytes(&bytes).map_err(|rejection| {
-            let what = match rejection {
-                JsonRejection::JsonSyntaxError(_) => "the request body is not JSON",
-                _ => "the request body does not fit",
+            let (status, what) = match rejection {
+                JsonRejection::JsonDataError(_) => {
+                    (StatusCode::UNPROCESSABLE_ENTITY, "the request body does not fit")
+                }
+                _ => (StatusCode::BAD_REQUEST, "the request body is not JSON"),
             };
-            let message = format_args!("{what}: {}", cause(&rejection));
-            ApiError::new(StatusCode::BAD_REQUEST, "JSON_ERROR", message)
+            ApiError::new(status, "JSON_ERROR", format_args!("{what}: {}", cause(&rejection)))
         })?;
         Ok(Self(value))
     }
@@ -146,10 +148,30 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segment
 
 /// The task a path names.
 pub(super) fn task_uuid(segment: &str) -> Result<Uuid, ApiError> {
+    uuid(segment, "a task's UUID")
+}
+
+/// The UUID in a path, of what the text says.
+pub(super) fn uuid(segment: &str, what: &str) -> Result<Uuid, ApiError> {
     Uuid::try_parse(segment).map_err(|error| {
-        let message = format_args!("{segment:?} is not a task's UUID: {error}");
+        let message = format_args!("{segment:?} is not {what}: {error}");
         ApiError::new(StatusCode::BAD_REQUEST, "INVALID_UUID", message)
     })
+}
+
+/// A number of the query that has to be within limits.
+pub(super) fn within(
+    name: &str,
+    given: Option<u32>,
+    otherwise: u32,
+    limits: RangeInclusive<u32>,
+) -> Result<u32, ApiError> {
+    let number = given.unwrap_or(otherwise);
+    if limits.contains(&number) {
+        return Ok(number);
+    }
+    let (least, most) = (limits.start(), limits.end());
+    Err(ApiError::bad_request(format_args!("{name} is {number}; expected {least} to {most}")))
 }
 
 /// What axum's rejection was made of: the field and the complaint, without axum's own sentence.

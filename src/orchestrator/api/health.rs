@@ -9,7 +9,7 @@ use axum::http::{HeaderName, header};
 
 use super::Api;
 use super::error::ApiError;
-use crate::api::{HealthCheck, HealthInfo, HealthResponse};
+use crate::api::{ErrorResponse, HealthCheck, HealthInfo, HealthResponse};
 use crate::broker::{BrokerStatus, ConsumerState};
 use crate::clock;
 use crate::ops::metrics::{CONTENT_TYPE, METRICS};
@@ -20,17 +20,27 @@ const DEGRADED: &str = "degraded";
 const UNHEALTHY: &str = "unhealthy";
 
 /// The process answers.
+#[utoipa::path(get, path = "/health", tag = "health", responses(
+    (status = 200, description = "It answers", body = HealthResponse),
+))]
 pub(super) async fn healthy() -> Json<HealthResponse> {
     Json(bare(HEALTHY))
 }
 
 /// The process answers; looks at nothing, so that no outage elsewhere gets it restarted.
+#[utoipa::path(get, path = "/health/live", tag = "health", responses(
+    (status = 200, description = "It answers", body = HealthResponse),
+))]
 pub(super) async fn live() -> Json<HealthResponse> {
     Json(bare("alive"))
 }
 
 /// 200 while tasks can be accepted, 503 otherwise. Without the broker they can: what has to be sent waits
 /// in the store, and people can still look at their tasks.
+#[utoipa::path(get, path = "/health/ready", tag = "health", responses(
+    (status = 200, description = "Tasks can be accepted", body = HealthResponse),
+    (status = 503, description = "They cannot; what was looked at", body = ErrorResponse),
+))]
 pub(super) async fn ready(State(api): State<Api>) -> Result<Json<HealthResponse>, ApiError> {
     let checks = checks(&api).await;
     let failing = |(name, check): (&String, &HealthCheck)| {
@@ -44,6 +54,9 @@ pub(super) async fn ready(State(api): State<Api>) -> Result<Json<HealthResponse>
 }
 
 /// The same, always answered with 200: for people.
+#[utoipa::path(get, path = "/health/detailed", tag = "health", responses(
+    (status = 200, description = "What was looked at", body = HealthResponse),
+))]
 pub(super) async fn detailed(State(api): State<Api>) -> Json<HealthResponse> {
     let checks = checks(&api).await;
     let status = if checks.values().all(|check| check.status == HEALTHY) { HEALTHY } else { DEGRADED };
@@ -51,6 +64,9 @@ pub(super) async fn detailed(State(api): State<Api>) -> Json<HealthResponse> {
 }
 
 /// Every metric, in Prometheus's text format.
+#[utoipa::path(get, path = "/metrics", tag = "health", responses(
+    (status = 200, description = "The metrics", body = String, content_type = "text/plain"),
+))]
 pub(super) async fn metrics() -> ([(HeaderName, &'static str); 1], String) {
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], METRICS.render())
 }
