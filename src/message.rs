@@ -317,6 +317,7 @@ pub struct StepExecutionError {
     pub retryable: bool,
     /// Anything else the handler wants to tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = serde_json::Value)]
     pub details: Option<Json>,
 }
 

@@ -30,6 +30,7 @@ pub struct StepManualAction {
     pub completion_data: Option<CompletionData>,
     /// In the older form: what stands in for the step's result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = serde_json::Value)]
     pub resolution_data: Option<Json>,
 }
 
@@ -52,6 +53,7 @@ pub struct CompletionData {
     pub result: Json,
     /// Kept for the record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = serde_json::Value)]
     pub metadata: Option<Json>,
 }
 
@@ -80,6 +82,7 @@ pub struct StepAuditResponse {
     /// How long the attempt ran.
     pub execution_time_ms: Option<i64>,
     /// The step's result, with the change that brought it.
+    #[schema(value_type = serde_json::Value)]
     pub result: Option<Json>,
     /// The step's name.
     pub step_name: String,

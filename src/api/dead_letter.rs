@@ -68,6 +68,7 @@ pub struct DlqEntry {
     /// The task and its steps, as they were when it was put there.
     pub task_snapshot: Json,
     /// Anything else.
+    #[schema(value_type = serde_json::Value)]
     pub metadata: Option<Json>,
     /// When the entry was made.
     pub created_at: Timestamp,
@@ -112,6 +113,7 @@ pub struct UpdateInvestigationRequest {
     pub resolved_by: Option<String>,
     /// Anything else; takes the place of what was there.
     #[serde(default)]
+    #[schema(value_type = serde_json::Value)]
     pub metadata: Option<Json>,
 }
 

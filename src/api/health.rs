@@ -38,8 +38,19 @@ pub struct HealthCheck {
 pub struct HealthInfo {
     /// The program's version.
     pub version: String,
-    /// How many templates can be used.
-    pub templates: usize,
+    /// The installation's name, such as `production`.
+    pub environment: String,
+    /// `running` or `shutting_down`.
+    pub operational_state: String,
     /// Connections for reading the store.
-    pub database_pool_size: u32,
+    pub web_database_pool_size: u32,
+    /// Connections for writing it.
+    pub orchestration_database_pool_size: u32,
+    /// `closed`, or `open` while the store takes no changes.
+    pub circuit_breaker_state: String,
+    /// Reading connections in use, 0 to 1.
+    #[serde(default)]
+    pub pool_utilization: Option<f64>,
+    /// How many templates can be used. Ours.
+    pub templates: usize,
 }

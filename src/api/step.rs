@@ -66,6 +66,7 @@ pub struct StepResponse {
     pub completed_at: Option<Timestamp>,
     /// The whole step execution result, with what the handler returned under `result` and `data`.
     #[serde(default)]
+    #[schema(value_type = serde_json::Value)]
     pub results: Option<Json>,
     /// Why its last attempt failed. Ours: the public API shows errors only inside `results`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -80,6 +80,7 @@ struct Inner {
     catalog: Catalog,
     lease: Lease,
     broker: Arc<dyn Broker>,
+    environment: String,
     commands: mpsc::Sender<Command>,
     shared: Arc<Shared>,
     plans: Mutex<HashMap<TemplateKey, (Uuid, Arc<Plan>)>>,
@@ -167,7 +168,20 @@ impl Orchestrator {
         running.close();
         let plans = Mutex::new(HashMap::new());
         let parts = [outbox, overdue, declare, writer];
-        let inner = Inner { store, catalog, lease, broker, commands, shared, plans, stop, running, parts };
+        let environment = config.environment.clone();
+        let inner = Inner {
+            store,
+            catalog,
+            lease,
+            broker,
+            environment,
+            commands,
+            shared,
+            plans,
+            stop,
+            running,
+            parts,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -319,7 +333,14 @@ impl Orchestrator {
             topology_problem: self.inner.shared.topology_problem(),
             consumer: self.inner.shared.consumer(),
             stopping: self.inner.stop.is_cancelled(),
+            writer_gone: self.inner.commands.is_closed(),
+            saturation_percent: (COMMANDS - self.inner.commands.capacity()) * 100 / COMMANDS,
         }
+    }
+
+    /// The installation's name, such as `production`.
+    pub fn environment(&self) -> &str {
+        &self.inner.environment
     }
 
     /// Stops: what is being applied is written, what was not begun goes back to the broker, what was sent is
@@ -356,6 +377,10 @@ pub struct Health {
     pub consumer: Option<ConsumerState>,
     /// Whether it was told to stop.
     pub stopping: bool,
+    /// Whether what applies changes has ended.
+    pub writer_gone: bool,
+    /// How full the queue of callers is.
+    pub saturation_percent: usize,
 }
 
 impl Health {

@@ -5,6 +5,7 @@ use axum::extract::State;
 
 use super::Api;
 use super::error::{ApiError, Search, within};
+use super::health::pool_utilization;
 use crate::api::{
     BottleneckAnalysis, BottleneckQuery, PerformanceMetrics, PerformanceQuery, ResourceUtilization,
 };
@@ -40,8 +41,6 @@ pub(super) async fn bottlenecks(
     let slow_steps = queries::slow_steps(readers, limit, at_least).await?;
     let slow_tasks = queries::slow_tasks(readers, limit, at_least).await?;
     let system_health = queries::counts(readers).await?;
-    let connections = readers.options().get_max_connections();
-    let in_use = (readers.size() as usize).saturating_sub(readers.num_idle());
     let mut recommendations: Vec<String> = Vec::new();
     for step in slow_steps.iter().filter(|step| step.error_rate > MANY_FAILURES) {
         recommendations.push(format!(
@@ -63,7 +62,7 @@ pub(super) async fn bottlenecks(
         slow_steps,
         slow_tasks,
         resource_utilization: ResourceUtilization {
-            database_pool_utilization: in_use as f64 / f64::from(connections.max(1)),
+            database_pool_utilization: pool_utilization(&api),
             system_health,
         },
         recommendations,

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::{HeaderName, header};
 use bytes::Bytes;
 use utoipa::openapi::path::{Operation, PathItem};
-use utoipa::openapi::{ContentBuilder, OpenApi, Paths, Ref, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, Info, OpenApi, Paths, Ref, ResponseBuilder};
 use utoipa_axum::router::UtoipaMethodRouter;
 
 use super::Api;
@@ -31,8 +31,7 @@ pub(super) fn alias(
 
 /// What every operation has: an id of its own, and refusals of one shape.
 pub(super) fn complete(mut document: OpenApi) -> OpenApi {
-    document.info.title = "tasker-worker-rust orchestrator".to_owned();
-    document.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    document.info = Info::new("tasker-worker-rust orchestrator", env!("CARGO_PKG_VERSION"));
     let refused = ResponseBuilder::new()
         .description("Refused, or failed: `code` is for programs, `message` for people")
         .content(

@@ -10,6 +10,7 @@ use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
 use futures_util::{Stream, stream};
 use tokio::sync::watch;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Api;
@@ -22,6 +23,25 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Proxies close connections that are silent for a minute.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// What stands for a change in the stream.
+#[derive(ToSchema)]
+struct ServerSentEvent {
+    /// Tells where to go on.
+    id: String,
+    /// `task` or `step`: what changed its state.
+    event: String,
+    /// A TaskEvent, as JSON.
+    data: String,
+}
+
+impl ServerSentEvent {
+    fn new(id: i64, event: &TaskEvent) -> Self {
+        let data = serde_json::to_string(event).expect("an event has string keys only and always encodes");
+        let event = if event.step_uuid.is_some() { "step" } else { "task" };
+        Self { id: id.to_string(), event: event.to_owned(), data }
+    }
+}
 
 /// A stream's place in what happened.
 struct Follower {
@@ -38,7 +58,7 @@ struct Follower {
 #[utoipa::path(get, path = "/v1/tasks/{task_uuid}/events", tag = "tasks",
     params(("task_uuid" = Uuid, Path), ("last-event-id" = Option<i64>, Header, description = "The last event seen")),
     responses((status = 200, description = "Server-sent events named `task` and `step`, whose data is a TaskEvent",
-        body = String, content_type = "text/event-stream")),
+        body = ServerSentEvent, content_type = "text/event-stream")),
 )]
 pub(super) async fn events(
     State(api): State<Api>,
@@ -61,9 +81,8 @@ pub(super) async fn events(
     let follower = Follower { api, task_uuid, after, read: VecDeque::new(), changes, ended };
     let events = stream::unfold(follower, |mut follower| async {
         let (id, event) = follower.next().await?;
-        let name = if event.step_uuid.is_some() { "step" } else { "task" };
-        let data = serde_json::to_string(&event).expect("an event has string keys only and always encodes");
-        Some((Ok(Event::default().id(id.to_string()).event(name).data(data)), follower))
+        let ServerSentEvent { id, event, data } = ServerSentEvent::new(id, &event);
+        Some((Ok(Event::default().id(id).event(event).data(data)), follower))
     });
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
 }
