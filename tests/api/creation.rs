@@ -63,9 +63,7 @@ async fn steps_of_tasks_with_a_higher_priority_are_sent_first() {
     // All of them wait for the writer before it runs again, so that it takes them together.
     let submit = |priority: Option<i32>| {
         let context = json!({"priority": priority});
-        server
-            .orchestrator
-            .submit(TaskRequest { priority, ..TaskRequest::new("reports", "daily", context) })
+        server.orchestrator.submit(TaskRequest { priority, ..TaskRequest::new("reports", "daily", context) })
     };
     let priorities = [Some(-100), None, Some(7), Some(100), Some(0), Some(7)];
     join_all(priorities.map(submit)).await;
@@ -99,7 +97,8 @@ async fn what_a_caller_says_of_a_task_is_kept() {
         });
         let answer = server.post("/v1/tasks", &request).await;
         assert_eq!(answer.status, 201, "{answer:?}");
-        let task = server.get(&format!("/v1/tasks/{}", answer.json()["task_uuid"].as_str().unwrap())).await.json();
+        let task =
+            server.get(&format!("/v1/tasks/{}", answer.json()["task_uuid"].as_str().unwrap())).await.json();
         for field in ["initiator", "source_system", "reason", "tags", "priority", "context"] {
             assert_eq!(task[field], request[field], "{field}");
         }

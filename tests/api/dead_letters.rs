@@ -37,17 +37,30 @@ async fn entries_are_listed_newest_first_and_by_what_was_decided() {
     assert_eq!(ids("limit=1&offset=1").await, [old.clone()]);
 
     let entry = server.get(&format!("/v1/dlq/task/{task}")).await.json();
-    assert_eq!((&entry["dlq_reason"], &entry["resolution_status"]), (&json!("StalenessTimeout"), &json!("Pending")));
+    assert_eq!(
+        (&entry["dlq_reason"], &entry["resolution_status"]),
+        (&json!("StalenessTimeout"), &json!("Pending"))
+    );
     assert_eq!((&entry["task_snapshot"], &entry["metadata"]), (&json!({"steps": []}), &json!({"limit": 5})));
     assert_eq!(entry["original_state"], "waiting_for_retry");
     let summary = server.get(&format!("/v1/tasks/{task}/summary")).await.json();
-    assert_eq!(summary["dlq"], json!({"in_dlq": true, "dlq_reason": "StalenessTimeout", "resolution_status": "Pending"}));
+    assert_eq!(
+        summary["dlq"],
+        json!({"in_dlq": true, "dlq_reason": "StalenessTimeout", "resolution_status": "Pending"})
+    );
 
-    let update = json!({"resolution_status": "manually_resolved", "resolution_notes": "mended", "resolved_by": "ann"});
+    let update =
+        json!({"resolution_status": "manually_resolved", "resolution_notes": "mended", "resolved_by": "ann"});
     let answer = server.send("PATCH", &format!("/v1/dlq/entry/{old}"), &[], update.to_string()).await;
-    assert_eq!(answer.json(), json!({"dlq_entry_uuid": old, "message": "the entry was updated", "success": true}));
+    assert_eq!(
+        answer.json(),
+        json!({"dlq_entry_uuid": old, "message": "the entry was updated", "success": true})
+    );
     let entry = server.get(&format!("/v1/dlq/task/{task}")).await.json();
-    assert_eq!((&entry["resolution_status"], &entry["resolution_notes"]), (&json!("ManuallyResolved"), &json!("mended")));
+    assert_eq!(
+        (&entry["resolution_status"], &entry["resolution_notes"]),
+        (&json!("ManuallyResolved"), &json!("mended"))
+    );
     assert!(entry["resolution_timestamp"].is_string() && entry["metadata"] == json!({"limit": 5}), "{entry}");
     for status in ["ManuallyResolved", "manually_resolved"] {
         assert_eq!(ids(&format!("resolution_status={status}")).await, [old.clone()]);
@@ -69,11 +82,16 @@ async fn what_waits_longest_or_matters_most_is_first_in_the_queue_and_the_rest_i
     assert!((5.0..6.0).contains(&first["minutes_in_dlq"].as_f64().unwrap()), "{first}");
     assert!((65.0..66.0).contains(&first["priority_score"].as_f64().unwrap()), "{first}");
 
-    server.sql("UPDATE dlq_entries SET resolution_status = 'cancelled' WHERE dlq_entry_uuid = ?", &[&old]).await;
+    server
+        .sql("UPDATE dlq_entries SET resolution_status = 'cancelled' WHERE dlq_entry_uuid = ?", &[&old])
+        .await;
     assert_eq!(queue().await.as_array().unwrap().len(), 1);
     let stats = server.get("/v1/dlq/stats").await.json();
     assert_eq!(stats.as_array().unwrap().len(), 1);
-    assert_eq!((&stats[0]["total_entries"], &stats[0]["pending"], &stats[0]["cancelled"]), (&json!(2), &json!(1), &json!(1)));
+    assert_eq!(
+        (&stats[0]["total_entries"], &stats[0]["pending"], &stats[0]["cancelled"]),
+        (&json!(2), &json!(1), &json!(1))
+    );
     assert!(stats[0]["oldest_entry"].as_str() < stats[0]["newest_entry"].as_str());
 }
 

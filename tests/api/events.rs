@@ -9,10 +9,17 @@ use crate::server::{Answer, Server};
 
 /// The events of a stream: their ids, and what they are about.
 fn events(answer: &Answer) -> Vec<(String, String)> {
-    assert_eq!((answer.status.as_u16(), &answer.headers["content-type"]), (200, &"text/event-stream".parse().unwrap()));
+    assert_eq!(
+        (answer.status.as_u16(), &answer.headers["content-type"]),
+        (200, &"text/event-stream".parse().unwrap())
+    );
     let text = String::from_utf8(answer.body.to_vec()).unwrap();
     let field = |event: &str, name: &str| {
-        event.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name} in {event:?}")).to_owned()
+        event
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_else(|| panic!("no {name} in {event:?}"))
+            .to_owned()
     };
     let read = |event: &str| {
         let data: Value = serde_json::from_str(&field(event, "data: ")).unwrap();

@@ -59,7 +59,10 @@ async fn a_failed_step_is_tried_again_and_its_task_goes_on() {
     let reset = json!({"action_type": "reset_for_retry", "reason": "the bank is back", "reset_by": "ann"});
     let answer = failed.act("validate", reset.clone()).await;
     assert_eq!(answer.status, 200, "{answer:?}");
-    assert_eq!((&answer.json()["current_state"], &answer.json()["attempts"]), (&json!("enqueued"), &json!(0)));
+    assert_eq!(
+        (&answer.json()["current_state"], &answer.json()["attempts"]),
+        (&json!("enqueued"), &json!(0))
+    );
     for step in 1..=3 {
         failed.answer(Ok(json!({"step": step}))).await;
     }
@@ -130,8 +133,18 @@ async fn an_action_that_makes_no_sense_is_refused_and_changes_nothing() {
     let before = failed.audit("validate").await;
     for (action, status, code, problem) in [
         (json!({"action_type": "reset_for_retry", "reason": "x"}), 400, "BAD_REQUEST", "reset_by is missing"),
-        (json!({"action_type": "resolve_manually", "reason": "x", "resolved_by": " "}), 400, "BAD_REQUEST", "resolved_by"),
-        (json!({"action_type": "complete_manually", "reason": "x", "completed_by": "ann"}), 400, "BAD_REQUEST", "completion_data"),
+        (
+            json!({"action_type": "resolve_manually", "reason": "x", "resolved_by": " "}),
+            400,
+            "BAD_REQUEST",
+            "resolved_by",
+        ),
+        (
+            json!({"action_type": "complete_manually", "reason": "x", "completed_by": "ann"}),
+            400,
+            "BAD_REQUEST",
+            "completion_data",
+        ),
         (json!({"reason": "x"}), 400, "BAD_REQUEST", "action_type is missing"),
         (json!({"action_type": "explode", "reason": "x"}), 422, "JSON_ERROR", "action_type"),
         (json!({"action_type": "reset_for_retry", "reset_by": "ann"}), 422, "JSON_ERROR", "`reason`"),

@@ -5,5 +5,6 @@ mod faults;
 mod flow;
 mod replay;
 mod simulation;
+mod states;
 mod store;
 mod support;
