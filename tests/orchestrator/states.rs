@@ -108,10 +108,10 @@ fn explore(steps: &[(&str, Vec<&str>)], seen: &mut Seen) {
         // Overdue again at once.
         task.steps.iter_mut().filter(|step| step.due_at.is_some()).for_each(|step| step.due_at = Some(0));
         let step = |step: &tasker_worker_rust::orchestrator::task::StepRun| {
-            (step.exists, step.state, step.attempts.min(2), step.replays.min(2))
+            (step.exists, step.state, step.attempts, step.replays)
         };
         let situation = (task.state, task.steps.iter().map(step).collect::<Vec<_>>());
-        if task.steps.iter().all(|step| step.attempts < 3 && step.replays < 3) && known.insert(situation) {
+        if task.steps.iter().all(|step| step.attempts < 2 && step.replays < 2) && known.insert(situation) {
             open.extend(events(&task, now).into_iter().map(|event| (task.clone(), event)));
         }
     }

@@ -6,12 +6,11 @@ use std::ops::RangeInclusive;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use uuid::Uuid;
 
 use super::Api;
@@ -104,11 +103,10 @@ impl<T: DeserializeOwned> FromRequest<Api> for JsonBody<T> {
             _ => ApiError::bad_request(rejection.body_text()),
         })?;
         let Json(value) = Json::from_bytes(&bytes).map_err(|rejection| {
-            let (status, what) = match rejection {
-                JsonRejection::JsonDataError(_) => {
-                    (StatusCode::UNPROCESSABLE_ENTITY, "the request body does not fit")
-                }
-                _ => (StatusCode::BAD_REQUEST, "the request body is not JSON"),
+            // What does not fit may stand before what is no JSON at all.
+            let (status, what) = match serde_json::from_slice::<IgnoredAny>(&bytes) {
+                Ok(_) => (StatusCode::UNPROCESSABLE_ENTITY, "the request body does not fit"),
+                Err(_) => (StatusCode::BAD_REQUEST, "the request body is not JSON"),
             };
             ApiError::new(status, "JSON_ERROR", format_args!("{what}: {}", cause(&rejection)))
         })?;
