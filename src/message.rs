@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::de::{self, DeserializeOwned, MapAccess, SeqAccess};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::error::sentence;
@@ -301,7 +302,7 @@ impl ResultStatus {
 }
 
 /// Why a step failed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StepExecutionError {
     /// What happened, in a sentence.
     pub message: String,
@@ -316,6 +317,7 @@ pub struct StepExecutionError {
     pub retryable: bool,
     /// Anything else the handler wants to tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = serde_json::Value)]
     pub details: Option<Json>,
 }
 

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Whether the orchestrator can do its work.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HealthResponse {
     /// `healthy`, `degraded`, `alive` or `ready`.
     pub status: String,
@@ -21,7 +22,7 @@ pub struct HealthResponse {
 }
 
 /// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HealthCheck {
     /// `healthy`, `degraded` (it goes on, but somebody should look) or `unhealthy`.
     pub status: String,
@@ -33,12 +34,23 @@ pub struct HealthCheck {
 }
 
 /// What is running.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HealthInfo {
     /// The program's version.
     pub version: String,
-    /// How many templates can be used.
-    pub templates: usize,
+    /// The installation's name, such as `production`.
+    pub environment: String,
+    /// `running` or `shutting_down`.
+    pub operational_state: String,
     /// Connections for reading the store.
-    pub database_pool_size: u32,
+    pub web_database_pool_size: u32,
+    /// Connections for writing it.
+    pub orchestration_database_pool_size: u32,
+    /// `closed`, or `open` while the store takes no changes.
+    pub circuit_breaker_state: String,
+    /// Reading connections in use, 0 to 1.
+    #[serde(default)]
+    pub pool_utilization: Option<f64>,
+    /// How many templates can be used. Ours.
+    pub templates: usize,
 }

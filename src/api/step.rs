@@ -2,12 +2,13 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::message::{Json, StepExecutionError};
 
 /// How ready a step is to run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StepReadinessStatus {
     /// The step.
     pub workflow_step_uuid: Uuid,
@@ -48,7 +49,7 @@ pub struct StepReadinessStatus {
 }
 
 /// A step, with its result.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StepResponse {
     /// The step.
     pub step_uuid: Uuid,
@@ -65,6 +66,7 @@ pub struct StepResponse {
     pub completed_at: Option<Timestamp>,
     /// The whole step execution result, with what the handler returned under `result` and `data`.
     #[serde(default)]
+    #[schema(value_type = serde_json::Value)]
     pub results: Option<Json>,
     /// Why its last attempt failed. Ours: the public API shows errors only inside `results`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

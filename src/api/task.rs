@@ -3,7 +3,11 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::StepReadinessStatus;
@@ -30,12 +34,17 @@ pub fn is_finished(state: &str) -> bool {
     matches!(state, "complete" | "error" | "cancelled" | "resolved_manually")
 }
 
+/// The lowest and the highest priority.
+pub const PRIORITIES: std::ops::RangeInclusive<i32> = -100..=100;
+
 /// Asks for a task. Unknown fields are ignored; only `name` and `namespace` have to be given.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TaskRequest {
     /// The template's name.
+    #[schema(min_length = 1, max_length = 255)]
     pub name: String,
     /// The template's namespace.
+    #[schema(min_length = 1, max_length = 64)]
     pub namespace: String,
     /// The template's version. The API takes the latest where absent, and passes it on filled in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,7 +67,8 @@ pub struct TaskRequest {
     /// Free-form options, kept for the record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub options: Option<serde_json::Value>,
-    /// Tasks with a higher priority have their steps sent first.
+    /// Tasks with a higher priority have their steps sent first; -100 to 100.
+    #[schema(minimum = -100, maximum = 100)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<i32>,
     /// Groups the task's messages; made up where absent.
@@ -70,6 +80,10 @@ pub struct TaskRequest {
     /// Two requests with the same key for the same template are one task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
+    /// When the caller asked, which may be long before the request arrived; now where absent. A time without
+    /// a zone is taken as UTC.
+    #[serde(default, deserialize_with = "zoned_or_utc", skip_serializing_if = "Option::is_none")]
+    pub requested_at: Option<Timestamp>,
 }
 
 impl TaskRequest {
@@ -89,8 +103,15 @@ impl TaskRequest {
             correlation_id: None,
             parent_correlation_id: None,
             idempotency_key: None,
+            requested_at: None,
         }
     }
+}
+
+fn zoned_or_utc<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+    let utc = |_| text.parse::<DateTime>()?.to_zoned(TimeZone::UTC).map(|time| time.timestamp());
+    text.parse().or_else(utc).map(Some).map_err(D::Error::custom)
 }
 
 fn unknown() -> String {
@@ -102,7 +123,7 @@ fn not_given() -> String {
 }
 
 /// A task: as it was asked for, and how far it is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TaskResponse {
     /// The task.
     pub task_uuid: Uuid,
@@ -114,6 +135,9 @@ pub struct TaskResponse {
     pub version: String,
     /// One of [`TASK_STATES`].
     pub status: String,
+    /// When the caller asked for it. Ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested_at: Option<Timestamp>,
     /// When it was accepted.
     pub created_at: Timestamp,
     /// When it last changed.
@@ -181,11 +205,14 @@ impl TaskResponse {
 }
 
 /// Which tasks to list. Without filters: all, newest first.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct TaskQuery {
     /// From 1; the first where absent.
+    #[param(minimum = 1)]
     pub page: Option<u32>,
     /// 1 to 100; 25 where absent.
+    #[param(minimum = 1, maximum = 100)]
     pub per_page: Option<u32>,
     /// Only this namespace.
     pub namespace: Option<String>,
@@ -198,7 +225,7 @@ pub struct TaskQuery {
 }
 
 /// One page of tasks.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TaskListResponse {
     /// Newest first, without their steps.
     pub tasks: Vec<TaskResponse>,
@@ -207,7 +234,7 @@ pub struct TaskListResponse {
 }
 
 /// Where in a list a page is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Pagination {
     /// The page, from 1.
     pub page: u32,

@@ -1,9 +1,10 @@
 //! Templates: what tasks can be made from.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The templates tasks can be made from.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TemplateListResponse {
     /// The namespaces that have templates.
     pub namespaces: Vec<NamespaceSummary>,
@@ -14,7 +15,7 @@ pub struct TemplateListResponse {
 }
 
 /// A namespace, in a list of templates.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NamespaceSummary {
     /// Its name.
     pub name: String,
@@ -26,7 +27,7 @@ pub struct NamespaceSummary {
 }
 
 /// A template, in a list.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TemplateSummary {
     /// Its name.
     pub name: String,
@@ -42,7 +43,7 @@ pub struct TemplateSummary {
 }
 
 /// A template.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TemplateDetail {
     /// Its name.
     pub name: String,
@@ -60,7 +61,7 @@ pub struct TemplateDetail {
 }
 
 /// A step of a template.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StepDefinition {
     /// Its name.
     pub name: String,
@@ -83,4 +84,32 @@ pub struct StepDefinition {
     /// How long one execution may take. Ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<f64>,
+}
+
+/// A namespace, in the older list of handlers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HandlerNamespace {
+    /// Its name.
+    pub name: String,
+    /// For people.
+    #[serde(default)]
+    pub description: Option<String>,
+    /// How many templates it has, whatever their versions.
+    pub handler_count: usize,
+}
+
+/// A template under its older name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HandlerInfo {
+    /// Its name.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its version.
+    pub version: String,
+    /// For people.
+    #[serde(default)]
+    pub description: Option<String>,
+    /// The names of its steps.
+    pub step_templates: Vec<String>,
 }

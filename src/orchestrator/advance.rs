@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::by_hand::ByHand;
 use super::stale::Finding;
 use super::task::{StepState, Task, TaskState};
 use crate::message::{Json, ResultStatus, StepExecutionError, StepExecutionRequest, StepExecutionResult};
@@ -28,6 +29,8 @@ pub enum Event {
     },
     /// A caller wants it stopped.
     Cancel,
+    /// A person decided about one of its steps.
+    ByHand(Box<ByHand>),
     /// A step's answer should have come by now.
     Overdue {
         /// The step's name.
@@ -184,6 +187,7 @@ pub fn advance(task: &mut Task, event: &Event, timing: &Timing) -> Advance {
         Event::DeadLetter(letter) => turn.dead_letter(letter),
         Event::Replayed { .. } => Outcome::Refused,
         Event::Cancel => turn.cancel(),
+        Event::ByHand(decision) => turn.by_hand(decision),
         Event::Overdue { step_name, step_uuid } => turn.overdue(step_name, *step_uuid),
         Event::Stale => turn.stale(),
     };
@@ -197,7 +201,7 @@ pub(super) struct Turn<'a> {
     pub(super) task: &'a mut Task,
     pub(super) timing: &'a Timing,
     /// In which life of the step the event happened.
-    replays: u32,
+    pub(super) replays: u32,
     pub(super) effects: Vec<Effect>,
 }
 
@@ -232,7 +236,7 @@ impl Turn<'_> {
         if !any_attempt_will_do && let Some(late) = self.too_late(step, result.attempt) {
             return late;
         }
-        self.reopen(step);
+        self.reopen(step, "replayed");
         let now = self.timing.now;
         let run = &mut self.task.steps[step];
         run.attempts = run.attempts.max(result.attempt);
@@ -269,7 +273,7 @@ impl Turn<'_> {
         if let Some(late) = self.too_late(step, failed) {
             return late;
         }
-        self.reopen(step);
+        self.reopen(step, "replayed");
         let now = self.timing.now;
         let millis = |at: Option<jiff::Timestamp>| at.map_or(now, |at| at.as_millisecond());
         let not_before = millis(request.not_before);
@@ -296,7 +300,7 @@ impl Turn<'_> {
         if let Some(late) = self.too_late(step, letter.attempt) {
             return late;
         }
-        self.reopen(step);
+        self.reopen(step, "replayed");
         let run = &mut self.task.steps[step];
         run.attempts = letter.attempt;
         run.error = Some(letter.error.clone());
@@ -363,7 +367,7 @@ impl Turn<'_> {
 
     /// What an answer from a new life of a step is if the step must not begin one.
     fn not_to_be_reopened(&self, step: usize) -> Option<Outcome> {
-        let undone = self.task.tally.compensating && self.task.plan.target(step).is_none();
+        let undone = self.undone(step);
         let goes_on = self.task.state == TaskState::Error || !self.task.state.is_terminal();
         match self.task.steps[step].state {
             state if state.is_open() => None,
@@ -373,8 +377,13 @@ impl Turn<'_> {
         }
     }
 
+    /// Whether what the step does is being or was undone.
+    pub(super) fn undone(&self, step: usize) -> bool {
+        self.task.tally.compensating && self.task.plan.target(step).is_none()
+    }
+
     /// Begins a step's next life, if the event is from there.
-    fn reopen(&mut self, step: usize) {
+    pub(super) fn reopen(&mut self, step: usize, why: &str) {
         let run = &mut self.task.steps[step];
         if self.replays <= run.replays {
             return;
@@ -382,7 +391,7 @@ impl Turn<'_> {
         run.replays = self.replays;
         run.attempts = 0;
         run.completed_at = None;
-        let reason = Some("replayed".to_owned());
+        let reason = Some(why.to_owned());
         if run.state == StepState::Error {
             self.change(step, StepState::Enqueued, Note { reason: reason.clone(), ..Note::default() });
             // What failed first, and what compensations wait for, is not undone by counting on.
@@ -393,13 +402,13 @@ impl Turn<'_> {
         }
     }
 
-    fn enqueue(&mut self, step: usize) {
+    pub(super) fn enqueue(&mut self, step: usize) {
         let attempt = self.task.steps[step].attempts + 1;
         self.change(step, StepState::Enqueued, Note { attempt: Some(attempt), ..Note::default() });
         self.send(step, false);
     }
 
-    fn send(&mut self, step: usize, again: bool) {
+    pub(super) fn send(&mut self, step: usize, again: bool) {
         let due_at = self.due_at(step, self.timing.now);
         let run = &mut self.task.steps[step];
         run.enqueued_at = Some(self.timing.now);
@@ -492,7 +501,7 @@ impl Turn<'_> {
         Some(format!("step {:?} failed", self.task.plan.step(failed).name))
     }
 
-    fn enter(&mut self, to: TaskState, reason: Option<String>) {
+    pub(super) fn enter(&mut self, to: TaskState, reason: Option<String>) {
         let from = std::mem::replace(&mut self.task.state, to);
         if from != to {
             self.effects.push(Effect::Task { from: Some(from), to, reason });

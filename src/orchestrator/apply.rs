@@ -15,13 +15,15 @@ use super::advance::{Event, Outcome, Timing, advance};
 use super::cache::Cache;
 use super::changes::Changes;
 use super::incoming::Kind;
-use super::intake::{Command, Confirmed, Submission, Work, hand_back, refuse_callers, settle, take_command};
+use super::intake::{
+    Command, Confirmed, Heard, Submission, Work, hand_back, refuse_callers, settle, take_command,
+};
 use super::outbox::{Handle, Report};
 use super::outgoing::new_uuid;
 use super::shared::Shared;
 use super::store::{DAMAGED, OutboxRow, Store, TaskRow};
 use super::task::{Task, TaskState};
-use super::{CancelError, Pause, SubmitError, now};
+use super::{Pause, SubmitError, now};
 use crate::Error;
 use crate::broker::topology::Names;
 use crate::broker::{Broker, Disposition, Subscription};
@@ -56,7 +58,8 @@ pub(super) struct Writer {
 #[derive(Default)]
 struct Followup {
     accepted: Vec<Result<Uuid, Uuid>>,
-    cancelled: Vec<Result<(), CancelError>>,
+    heard: Vec<Heard>,
+    touched: Vec<Uuid>,
     outcomes: Vec<(Kind, Outcome)>,
     overdue: u64,
     findings: Vec<(Uuid, &'static str)>,
@@ -142,9 +145,10 @@ impl Writer {
         };
         let mut followup = Followup::default();
         self.submit(work, changes, &timing, &mut followup).await?;
-        for (task_uuid, _) in &work.cancels {
-            let answer = self.cancel(*task_uuid, changes, &timing).await?;
-            followup.cancelled.push(answer);
+        for told in &work.told {
+            let state = self.cache.get(told.task_uuid).await?.map(|task| task.state);
+            let outcome = self.advance(told.task_uuid, &told.event, changes, &timing).await?;
+            followup.heard.push(state.map(|state| (state, outcome)));
         }
         for message in &work.messages {
             let outcome = self.advance(message.task_uuid, &message.event, changes, &timing).await?;
@@ -161,6 +165,7 @@ impl Writer {
         for task_uuid in &work.stale {
             self.advance(*task_uuid, &Event::Stale, changes, &timing).await?;
         }
+        followup.touched = changes.touched().to_vec();
         followup.finished = changes.finished().to_vec();
         for (task_uuid, _) in &followup.finished {
             if let Some(task) = self.cache.peek(*task_uuid) {
@@ -207,22 +212,6 @@ impl Writer {
         Ok(())
     }
 
-    async fn cancel(
-        &mut self,
-        task_uuid: Uuid,
-        changes: &mut Changes,
-        timing: &Timing,
-    ) -> Result<Result<(), CancelError>, Error> {
-        let state = match self.cache.get(task_uuid).await? {
-            None => return Ok(Err(CancelError::NotFound)),
-            Some(task) => task.state,
-        };
-        Ok(match self.advance(task_uuid, &Event::Cancel, changes, timing).await? {
-            Outcome::Applied => Ok(()),
-            _ => Err(CancelError::Finished(state)),
-        })
-    }
-
     async fn advance(
         &mut self,
         task_uuid: Uuid,
@@ -261,8 +250,8 @@ impl Writer {
             // Whoever asked may have gone.
             let _ = submission.reply.send(accepted.map_err(|task_uuid| SubmitError::Duplicate { task_uuid }));
         }
-        for ((_, reply), answer) in work.cancels.into_iter().zip(followup.cancelled) {
-            let _ = reply.send(answer);
+        for (told, heard) in work.told.into_iter().zip(followup.heard) {
+            let _ = told.reply.send(Ok(heard));
         }
         for (kind, outcome) in followup.outcomes {
             METRICS.messages_applied.with_label_values(&[kind.as_str(), outcome.as_str()]).inc();
@@ -276,6 +265,7 @@ impl Writer {
             METRICS.findings.with_label_values(&[DAMAGED]).inc();
             self.shared.finished(task_uuid, TaskState::Error);
         }
+        self.shared.changed(&followup.touched);
         for (task_uuid, state) in followup.finished {
             self.cache.forget(task_uuid);
             self.shared.finished(task_uuid, state);
@@ -345,6 +335,7 @@ fn new_task(submission: &Submission) -> (Task, TaskRow) {
         tags: serde_json::to_string(&request.tags).expect("texts always encode"),
         correlation_id,
         parent_correlation_id: request.parent_correlation_id,
+        requested_at: request.requested_at.map(|at| at.as_millisecond()),
         completed_at: None,
         stale_at: None,
     };

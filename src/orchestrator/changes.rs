@@ -87,7 +87,7 @@ impl Changes {
                 Effect::Step { step, from, to, note } => {
                     let change = self.change(task.uuid).steps.entry(step).or_default();
                     change.new |= from.is_none();
-                    change.output |= to == StepState::Complete;
+                    change.output |= to.satisfies();
                     change.result = note.result.or(change.result.take());
                     self.transitions.push(TransitionRow {
                         task_uuid: task.uuid,

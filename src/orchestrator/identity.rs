@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::api::TaskRequest;
 use crate::message::Json;
-use crate::template::Template;
+use crate::template::{IdentityStrategy, Template};
 
 /// Seed of every identity. Changing it would make every known task a stranger.
 const SEED: Uuid = Uuid::from_u128(0x6f1d_3c0a_58b7_4e5e_9a43_2f86_d1c7_0b94);
@@ -15,15 +15,22 @@ const SEED: Uuid = Uuid::from_u128(0x6f1d_3c0a_58b7_4e5e_9a43_2f86_d1c7_0b94);
 /// Contexts may not be nested deeper; nothing a person writes comes near.
 const MAX_DEPTH: usize = 128;
 
-/// The identity of a task: of its template and its idempotency key, or of its template and its context
-/// where the caller gave no key. The order of keys and the spacing of a context make no difference.
+/// The identity of a task: of its template and its idempotency key, or, where the caller gave no key, as the
+/// template's strategy says. The order of keys and the spacing of a context make no difference.
 ///
 /// # Errors
-/// A sentence, for a context that is nested too deeply.
-pub fn task_identity(request: &TaskRequest) -> Result<Uuid, String> {
-    let (kind, what) = match &request.idempotency_key {
-        Some(key) => ("key", key.clone()),
-        None => ("context", canonical(&request.context)?),
+/// A sentence, for a context that is nested too deeply, or a key that is missing.
+pub fn task_identity(request: &TaskRequest, strategy: IdentityStrategy) -> Result<Uuid, String> {
+    let (kind, what) = match (&request.idempotency_key, strategy) {
+        (Some(key), _) => ("key", key.clone()),
+        (None, IdentityStrategy::Strict) => ("context", canonical(&request.context)?),
+        (None, IdentityStrategy::AlwaysUnique) => return Ok(Uuid::now_v7()),
+        (None, IdentityStrategy::CallerProvided) => {
+            let (namespace, name) = (&request.namespace, &request.name);
+            return Err(format!(
+                "template {namespace}/{name} has identity_strategy caller_provided; give an idempotency_key"
+            ));
+        }
     };
     Ok(hash(&[
         &request.namespace,
@@ -102,7 +109,7 @@ mod tests {
     }
 
     fn identity(context: &str) -> Uuid {
-        task_identity(&request(context, None)).expect("a sound context")
+        task_identity(&request(context, None), IdentityStrategy::Strict).expect("a sound context")
     }
 
     #[test]
@@ -124,8 +131,19 @@ mod tests {
     }
 
     #[test]
+    fn the_templates_strategy_decides_where_there_is_no_key() {
+        let of = |key, strategy| task_identity(&request("{}", key), strategy);
+        let caller = IdentityStrategy::CallerProvided;
+        assert!(of(None, caller).unwrap_err().contains("give an idempotency_key"));
+        assert_eq!(of(Some("k"), caller), of(Some("k"), IdentityStrategy::AlwaysUnique));
+        assert_ne!(of(None, IdentityStrategy::AlwaysUnique), of(None, IdentityStrategy::AlwaysUnique));
+    }
+
+    #[test]
     fn with_a_key_the_context_makes_no_difference() {
-        let of = |context, key| task_identity(&request(context, Some(key))).expect("a sound context");
+        let of = |context, key| {
+            task_identity(&request(context, Some(key)), IdentityStrategy::Strict).expect("a sound context")
+        };
         assert_eq!(of("{}", "k"), of("[1]", "k"));
         assert_ne!(of("{}", "k"), of("{}", "l"));
         assert_ne!(of("{}", "{}"), identity("{}"));

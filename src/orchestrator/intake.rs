@@ -14,7 +14,8 @@ use super::dag::Plan;
 use super::incoming::{self, Kind};
 use super::outbox::Report;
 use super::store::OverdueStep;
-use super::{CancelError, SubmitError, outgoing};
+use super::task::TaskState;
+use super::{SubmitError, outgoing};
 use crate::Error;
 use crate::api::TaskRequest;
 use crate::broker::{Acker, Delivery, Disposition, Message, PublishError, Publisher, Source, Subscription};
@@ -25,10 +26,21 @@ use crate::ops::metrics::METRICS;
 #[derive(Debug)]
 pub(super) enum Command {
     Submit(Box<Submission>),
-    Cancel { task_uuid: Uuid, reply: oneshot::Sender<Result<(), CancelError>> },
+    Tell(Told),
     Overdue(Vec<OverdueStep>),
     Stale(Vec<Uuid>),
 }
+
+/// What a caller tells the orchestrator about a task.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) task_uuid: Uuid,
+    pub(super) event: Event,
+    pub(super) reply: oneshot::Sender<Result<Heard, Error>>,
+}
+
+/// What became of it, and the task's state before; `None` where there is no such task.
+pub(super) type Heard = Option<(TaskState, Outcome)>;
 
 #[derive(Debug)]
 pub(super) struct Submission {
@@ -57,7 +69,7 @@ const PARKING_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Default)]
 pub(super) struct Work {
     pub(super) submissions: Vec<Submission>,
-    pub(super) cancels: Vec<(Uuid, oneshot::Sender<Result<(), CancelError>>)>,
+    pub(super) told: Vec<Told>,
     pub(super) overdue: Vec<OverdueStep>,
     pub(super) stale: Vec<Uuid>,
     pub(super) messages: Vec<Incoming>,
@@ -83,7 +95,7 @@ impl Confirmed {
 impl Work {
     pub(super) fn len(&self) -> usize {
         self.submissions.len()
-            + self.cancels.len()
+            + self.told.len()
             + self.overdue.len()
             + self.stale.len()
             + self.messages.len()
@@ -197,7 +209,7 @@ impl Writer {
 pub(super) fn take_command(command: Command, work: &mut Work) {
     match command {
         Command::Submit(submission) => work.submissions.push(*submission),
-        Command::Cancel { task_uuid, reply } => work.cancels.push((task_uuid, reply)),
+        Command::Tell(told) => work.told.push(told),
         Command::Overdue(steps) => work.overdue.extend(steps),
         Command::Stale(tasks) => work.stale.extend(tasks),
     }
@@ -211,8 +223,8 @@ pub(super) fn refuse_callers(work: &mut Work, error: &Error) {
     for submission in work.submissions.drain(..) {
         let _ = submission.reply.send(Err(SubmitError::Store(copy())));
     }
-    for (_, reply) in work.cancels.drain(..) {
-        let _ = reply.send(Err(CancelError::Store(copy())));
+    for told in work.told.drain(..) {
+        let _ = told.reply.send(Err(copy()));
     }
     // The next look finds them again.
     work.overdue.clear();

@@ -8,6 +8,7 @@
 pub mod advance;
 pub mod api;
 mod apply;
+pub mod by_hand;
 mod cache;
 mod changes;
 pub mod dag;
@@ -38,7 +39,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::Error;
-use crate::api::TaskRequest;
+use crate::api::{PRIORITIES, TaskRequest};
 use crate::broker::topology::Names;
 use crate::broker::{Broker, BrokerStatus, ConsumerState};
 use crate::catalog::Catalog;
@@ -49,10 +50,12 @@ use crate::ops::metrics::METRICS;
 use crate::retry::Ladder;
 use crate::template::lease::Lease;
 
+use advance::{Event, Outcome};
 use apply::{Limits, Writer};
+use by_hand::ByHand;
 use cache::Cache;
 use declare::Declare;
-use intake::{Command, Confirmed, Submission};
+use intake::{Command, Confirmed, Heard, Submission, Told};
 use outbox::Outbox;
 use overdue::Overdue;
 use shared::Shared;
@@ -170,20 +173,21 @@ impl Orchestrator {
         };
         let writer = running.spawn(writer.run()).abort_handle();
         running.close();
+        let parts = [outbox, overdue, declare, writer];
         let inner = Inner {
             store,
             catalog,
             lease,
             broker,
-            commands,
-            shared,
             environment: config.environment.clone(),
             enforce_input_schema: config.orchestrator.enforce_input_schema,
+            commands,
+            shared,
             prepared: Mutex::default(),
             registering: tokio::sync::Mutex::default(),
             stop,
             running,
-            parts: [outbox, overdue, declare, writer],
+            parts,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -226,13 +230,17 @@ impl Orchestrator {
                 version: version.clone(),
             })?;
         let request = TaskRequest { version: Some(version), ..request };
+        if let Some(priority) = request.priority.filter(|priority| !PRIORITIES.contains(priority)) {
+            return Err(SubmitError::Invalid(format!("priority is {priority}; expected -100 to 100")));
+        }
         if !is_namespace(&template.namespace) {
             return Err(SubmitError::Invalid(format!(
                 "namespace {:?} is not 1 to 64 characters of A-Z a-z 0-9 _ -",
                 template.namespace
             )));
         }
-        let identity = identity::task_identity(&request).map_err(SubmitError::Invalid)?;
+        let identity =
+            identity::task_identity(&request, template.identity_strategy).map_err(SubmitError::Invalid)?;
         let prepared = self.prepared(&template).map_err(SubmitError::Invalid)?;
         prepared.check(&request)?;
         let (template_id, plan) = (prepared.template_id, Arc::clone(&prepared.plan));
@@ -245,9 +253,27 @@ impl Orchestrator {
     /// # Errors
     /// When there is no such task, it has ended, or the store does not take the change.
     pub async fn cancel(&self, task_uuid: Uuid) -> Result<(), CancelError> {
+        match self.tell(task_uuid, Event::Cancel).await.map_err(CancelError::Store)? {
+            None => Err(CancelError::NotFound),
+            Some((_, Outcome::Applied)) => Ok(()),
+            Some((state, _)) => Err(CancelError::Finished(state)),
+        }
+    }
+
+    /// Does what a person decided about a step. Whether it made sense: a step can be tried again once it has
+    /// failed, and resolved or completed until it has succeeded, unless its task is cancelled or was undone.
+    ///
+    /// # Errors
+    /// When the store does not take the change.
+    pub async fn act(&self, task_uuid: Uuid, decision: ByHand) -> Result<bool, Error> {
+        let heard = self.tell(task_uuid, Event::ByHand(Box::new(decision))).await?;
+        Ok(matches!(heard, Some((_, Outcome::Applied))))
+    }
+
+    async fn tell(&self, task_uuid: Uuid, event: Event) -> Result<Heard, Error> {
         let (reply, answer) = oneshot::channel();
-        let closing = || CancelError::Store(SubmitError::closing(&self.inner.store));
-        let command = Command::Cancel { task_uuid, reply };
+        let closing = || SubmitError::closing(&self.inner.store);
+        let command = Command::Tell(Told { task_uuid, event, reply });
         self.inner.commands.send(command).await.map_err(|_| closing())?;
         answer.await.unwrap_or_else(|_| Err(closing()))
     }
@@ -258,12 +284,20 @@ impl Orchestrator {
     /// When the store cannot be read, or the orchestrator shuts down first.
     pub async fn finished(&self, task_uuid: Uuid) -> Result<Option<TaskState>, Error> {
         // Before the look into the store, so that an end in between is not missed.
-        let end = self.inner.shared.wait_for(task_uuid);
+        let mut changes = self.changes(task_uuid);
         match self.inner.store.task_state(task_uuid).await? {
             None => Ok(None),
             Some(state) if state.is_terminal() => Ok(Some(state)),
-            Some(_) => end.await.map(Some).map_err(|_| SubmitError::closing(&self.inner.store)),
+            Some(_) => match changes.wait_for(Option::is_some).await {
+                Ok(state) => Ok(*state),
+                Err(_) => Err(SubmitError::closing(&self.inner.store)),
+            },
         }
+    }
+
+    /// Changes whenever the task does. Its end is the last value; without one, the orchestrator has stopped.
+    pub fn changes(&self, task_uuid: Uuid) -> watch::Receiver<Option<TaskState>> {
+        self.inner.shared.watch(task_uuid)
     }
 
     /// The store, for reading.
@@ -289,7 +323,14 @@ impl Orchestrator {
             topology_problem: self.inner.shared.topology_problem(),
             consumer: self.inner.shared.consumer(),
             stopping: self.inner.stop.is_cancelled(),
+            writer_gone: self.inner.commands.is_closed(),
+            saturation_percent: (COMMANDS - self.inner.commands.capacity()) * 100 / COMMANDS,
         }
+    }
+
+    /// The installation's name, such as `production`.
+    pub fn environment(&self) -> &str {
+        &self.inner.environment
     }
 
     /// Stops: what is being applied is written, what was not begun goes back to the broker, what was sent is
@@ -326,6 +367,10 @@ pub struct Health {
     pub consumer: Option<ConsumerState>,
     /// Whether it was told to stop.
     pub stopping: bool,
+    /// Whether what applies changes has ended.
+    pub writer_gone: bool,
+    /// How full the queue of callers is.
+    pub saturation_percent: usize,
 }
 
 impl Health {

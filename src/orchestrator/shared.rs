@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::task::TaskState;
@@ -12,7 +12,7 @@ use crate::broker::ConsumerState;
 
 #[derive(Debug, Default)]
 pub(super) struct Shared {
-    waiting: Mutex<HashMap<Uuid, Vec<oneshot::Sender<TaskState>>>>,
+    watched: Mutex<HashMap<Uuid, watch::Sender<Option<TaskState>>>>,
     store_problem: Mutex<Option<String>>,
     topology_problem: Mutex<Option<String>>,
     consumer: Mutex<Option<watch::Receiver<ConsumerState>>>,
@@ -20,25 +20,33 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Answers once the task has come to its end, if it has not yet.
-    pub(super) fn wait_for(&self, task_uuid: Uuid) -> oneshot::Receiver<TaskState> {
-        let (finished, wait) = oneshot::channel();
-        let mut waiting = held(&self.waiting);
-        let waiters = waiting.entry(task_uuid).or_default();
-        waiters.retain(|waiter| !waiter.is_closed());
-        waiters.push(finished);
-        wait
+    /// Changes with the task, and is closed after its end, which is the last value.
+    pub(super) fn watch(&self, task_uuid: Uuid) -> watch::Receiver<Option<TaskState>> {
+        held(&self.watched).entry(task_uuid).or_insert_with(|| watch::Sender::new(None)).subscribe()
+    }
+
+    pub(super) fn changed(&self, tasks: &[Uuid]) {
+        let mut watched = held(&self.watched);
+        if watched.is_empty() {
+            return;
+        }
+        for task_uuid in tasks {
+            // A send fails when nobody looks any more.
+            if watched.get(task_uuid).is_some_and(|watch| watch.send(None).is_err()) {
+                watched.remove(task_uuid);
+            }
+        }
     }
 
     pub(super) fn finished(&self, task_uuid: Uuid, state: TaskState) {
-        for waiter in held(&self.waiting).remove(&task_uuid).into_iter().flatten() {
+        if let Some(watch) = held(&self.watched).remove(&task_uuid) {
             // Whoever waited may have given up.
-            let _ = waiter.send(state);
+            let _ = watch.send(Some(state));
         }
     }
 
     pub(super) fn stop_waiting(&self) {
-        held(&self.waiting).clear();
+        held(&self.watched).clear();
     }
 
     pub(super) fn set_store_problem(&self, problem: Option<String>) {

@@ -28,10 +28,13 @@ async fn probes_are_answered_under_both_spellings() {
 async fn readiness_shows_what_was_looked_at_and_what_is_running() {
     let server = Server::start().await;
     let answer = server.get("/health/ready").await.json();
-    assert_eq!(answer["checks"]["store"]["status"], "healthy", "{answer}");
-    assert!(answer["checks"]["store"]["duration_ms"].is_u64());
+    assert_eq!(answer["checks"]["web_database"]["status"], "healthy", "{answer}");
+    assert!(answer["checks"]["web_database"]["duration_ms"].is_u64());
     assert_eq!(answer["info"]["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(answer["info"]["templates"], 5);
+    assert_eq!(answer["info"]["operational_state"], "running");
+    assert_eq!(answer["info"]["circuit_breaker_state"], "closed");
+    assert_eq!(answer["info"]["environment"], "development");
 }
 
 #[tokio::test]
@@ -40,8 +43,8 @@ async fn without_its_store_the_orchestrator_is_alive_but_not_ready() {
     server.sql("ALTER TABLE tasks RENAME TO elsewhere", &[]).await;
     let answer = server.get("/ready").await;
     let message = answer.refusal(503, "SERVICE_UNAVAILABLE");
-    assert!(message.starts_with("not ready: store: "), "{message}");
-    assert_eq!(answer.json()["checks"]["store"]["status"], "unhealthy");
+    assert!(message.starts_with("not ready: web_database: "), "{message}");
+    assert_eq!(answer.json()["checks"]["web_database"]["status"], "unhealthy");
     assert_eq!(server.get("/live").await.status, 200);
     let detailed = server.get("/health/detailed").await;
     assert_eq!(detailed.status, 200);

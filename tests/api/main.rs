@@ -1,11 +1,19 @@
 //! The orchestrator's HTTP API, and its client, over real connections.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod analytics;
 mod client;
+mod creation;
+mod dead_letters;
+mod events;
 mod health;
+mod manual;
+mod openapi;
 mod orchestrator;
+mod reference;
 mod requests;
 mod server;
+mod states;
 mod steps;
 mod tasks;
 mod templates;

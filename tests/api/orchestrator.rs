@@ -11,7 +11,7 @@ use tasker_worker_rust::catalog::Catalog;
 use tasker_worker_rust::config::OrchestratorConfig;
 use tasker_worker_rust::message::{
     ExecutionMetadata, Json, PROTOCOL_VERSION, ResultStatus, StepExecutionError, StepExecutionRequest,
-    StepExecutionResult,
+    StepExecutionResult, header,
 };
 use tasker_worker_rust::orchestrator::Orchestrator;
 
@@ -64,11 +64,17 @@ pub(crate) async fn answer_next_step(
         metadata: ExecutionMetadata { worker_id: "w1".to_owned(), ..ExecutionMetadata::default() },
         duration_ms: 12,
     };
+    let mut properties = Properties { kind: Some("step.result".to_owned()), ..Properties::default() };
+    // As workers do: what a replay led to says so.
+    let replays = delivery.properties.headers.replays();
+    if replays > 0 {
+        properties.headers.set(header::REPLAYS, replays);
+    }
     let message = Message {
         exchange: names.results(),
         routing_key: result_key(namespace, status.as_str()),
         body: result.encode().into(),
-        properties: Properties { kind: Some("step.result".to_owned()), ..Properties::default() },
+        properties,
     };
     broker.publisher().publish(message).await.unwrap();
     delivery.acker.settle(Disposition::Ack).unwrap();

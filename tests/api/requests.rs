@@ -51,7 +51,7 @@ async fn the_field_that_is_missing_or_of_the_wrong_type_is_named() {
         (json!({"namespace": "shop", "name": "order", "correlation_id": "x"}), "correlation_id: "),
         (json!(["order"]), "invalid"),
     ] {
-        let message = server.post("/v1/tasks", &body).await.refusal(400, "JSON_ERROR");
+        let message = server.post("/v1/tasks", &body).await.refusal(422, "JSON_ERROR");
         assert!(message.contains(field), "{body}: {message}");
     }
 }
@@ -104,7 +104,7 @@ async fn every_request_is_measured_under_its_route_and_never_under_its_path() {
     let task_uuid = server.submit(json!({})).await;
     server.get(&format!("/v1/tasks/{task_uuid}/workflow_steps/ship")).await;
     server.get("/some/secret/path").await;
-    assert!(count("/v1/tasks/{task_uuid}/workflow_steps/{step}", "200") >= 1);
+    assert!(count("/v1/tasks/{task_uuid}/workflow_steps/{step_uuid}", "200") >= 1);
     assert!(count("unmatched", "404") >= 1);
     let exposed = METRICS.render();
     assert!(!exposed.contains("secret") && !exposed.contains(&task_uuid.to_string()));

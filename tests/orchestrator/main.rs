@@ -6,5 +6,6 @@ mod flow;
 mod replay;
 mod simulation;
 mod stale;
+mod states;
 mod store;
 mod support;

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use uuid::Uuid;
 
 use super::Api;
@@ -120,12 +120,12 @@ impl<T: DeserializeOwned> FromRequest<Api> for JsonBody<T> {
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
         let bytes = body(request, api).await?;
         let Json(value) = Json::from_bytes(&bytes).map_err(|rejection| {
-            let what = match rejection {
-                JsonRejection::JsonSyntaxError(_) => "the request body is not JSON",
-                _ => "the request body does not fit",
+            // What does not fit may stand before what is no JSON at all.
+            let (status, what) = match serde_json::from_slice::<IgnoredAny>(&bytes) {
+                Ok(_) => (StatusCode::UNPROCESSABLE_ENTITY, "the request body does not fit"),
+                Err(_) => (StatusCode::BAD_REQUEST, "the request body is not JSON"),
             };
-            let message = format_args!("{what}: {}", cause(&rejection));
-            ApiError::new(StatusCode::BAD_REQUEST, "JSON_ERROR", message)
+            ApiError::new(status, "JSON_ERROR", format_args!("{what}: {}", cause(&rejection)))
         })?;
         Ok(Self(value))
     }
@@ -163,10 +163,30 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segment
 
 /// The task a path names.
 pub(super) fn task_uuid(segment: &str) -> Result<Uuid, ApiError> {
+    uuid(segment, "a task's UUID")
+}
+
+/// The UUID in a path, of what the text says.
+pub(super) fn uuid(segment: &str, what: &str) -> Result<Uuid, ApiError> {
     Uuid::try_parse(segment).map_err(|error| {
-        let message = format_args!("{segment:?} is not a task's UUID: {error}");
+        let message = format_args!("{segment:?} is not {what}: {error}");
         ApiError::new(StatusCode::BAD_REQUEST, "INVALID_UUID", message)
     })
+}
+
+/// A number of the query that has to be within limits.
+pub(super) fn within(
+    name: &str,
+    given: Option<u32>,
+    otherwise: u32,
+    limits: RangeInclusive<u32>,
+) -> Result<u32, ApiError> {
+    let number = given.unwrap_or(otherwise);
+    if limits.contains(&number) {
+        return Ok(number);
+    }
+    let (least, most) = (limits.start(), limits.end());
+    Err(ApiError::bad_request(format_args!("{name} is {number}; expected {least} to {most}")))
 }
 
 /// What axum's rejection was made of: the field and the complaint, without axum's own sentence.

@@ -1,6 +1,11 @@
 //! The HTTP API.
 
+mod analytics;
+mod dead_letters;
+mod document;
 mod error;
+mod events;
+mod handlers;
 mod health;
 mod register;
 mod steps;
@@ -15,10 +20,13 @@ use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use bytes::Bytes;
 use tracing::Instrument;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
+use self::document::alias;
 use self::error::ApiError;
 use super::Orchestrator;
 use crate::Error;
@@ -34,6 +42,8 @@ struct Api {
     orchestrator: Orchestrator,
     max_body_bytes: usize,
     request_timeout: Duration,
+    /// The OpenAPI document.
+    document: Bytes,
 }
 
 impl Api {
@@ -53,26 +63,50 @@ pub fn router(orchestrator: Orchestrator, config: &OrchestratorConfig) -> Router
         orchestrator,
         max_body_bytes: config.max_body_bytes,
         request_timeout: Duration::from_millis(config.request_timeout_ms),
+        document: Bytes::new(),
     };
-    Router::new()
-        .route("/v1/tasks", get(tasks::list).post(tasks::submit))
-        .route(tasks::ONE, get(tasks::one).delete(tasks::cancel))
-        .route("/v1/tasks/{task_uuid}/workflow_steps", get(steps::list))
-        .route("/v1/tasks/{task_uuid}/workflow_steps/{step}", get(steps::one))
-        .route("/v1/templates", get(templates::list).post(register::register))
-        .route("/v1/templates/{namespace}/{name}/{version}", get(templates::one))
-        .route("/health", get(health::healthy))
-        .route("/health/live", get(health::live))
-        .route("/live", get(health::live))
-        .route("/health/ready", get(health::ready))
-        .route("/ready", get(health::ready))
-        .route("/health/detailed", get(health::detailed))
-        .route("/metrics", get(health::metrics))
+    let (router, document) = routes().split_for_parts();
+    let document = document::complete(document).to_json().expect("a document always encodes");
+    let api = Api { document: document.into(), ..api };
+    router
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(api.max_body_bytes))
         .layer(from_fn_with_state(api.request_timeout, observe))
         .with_state(api)
+}
+
+/// Every route, with its part of the document.
+fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(tasks::list, tasks::submit))
+        .routes(routes!(tasks::one, tasks::cancel))
+        .routes(routes!(tasks::summary))
+        .routes(routes!(events::events))
+        .routes(routes!(steps::list))
+        .routes(routes!(steps::one, steps::act))
+        .routes(routes!(steps::audit))
+        .routes(routes!(templates::list, register::register))
+        .routes(routes!(templates::one))
+        .routes(routes!(handlers::namespaces))
+        .routes(routes!(handlers::list))
+        .routes(routes!(handlers::one))
+        .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::of_task))
+        .routes(routes!(dead_letters::update))
+        .routes(routes!(dead_letters::stats))
+        .routes(routes!(dead_letters::queue))
+        .routes(routes!(dead_letters::staleness))
+        .routes(routes!(analytics::performance))
+        .routes(routes!(analytics::bottlenecks))
+        .routes(routes!(health::healthy))
+        .routes(routes!(health::live))
+        .routes(alias("/live", routes!(health::live)))
+        .routes(routes!(health::ready))
+        .routes(alias("/ready", routes!(health::ready)))
+        .routes(routes!(health::detailed))
+        .routes(routes!(health::metrics))
+        .routes(routes!(document::document))
 }
 
 async fn unknown_route(uri: Uri) -> ApiError {

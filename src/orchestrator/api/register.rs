@@ -7,10 +7,19 @@ use axum::http::StatusCode;
 use super::Api;
 use super::error::{ApiError, TextBody};
 use super::templates::detail;
-use crate::api::TemplateDetail;
+use crate::api::{ErrorResponse, TemplateDetail};
 use crate::orchestrator::RegisterError;
 
-/// The body is the template itself, YAML or JSON, in any of the accepted formats.
+/// Registers a template. The body is the template itself, YAML or JSON, in any of the accepted formats.
+#[utoipa::path(post, path = "/v1/templates", tag = "templates",
+    request_body(content = String, content_type = "application/yaml"),
+    responses(
+        (status = 200, description = "It was registered before", body = TemplateDetail),
+        (status = 201, description = "It is registered", body = TemplateDetail),
+        (status = 409, description = "Another definition has this version", body = ErrorResponse),
+        (status = 422, description = "It is no template; every reason why", body = ErrorResponse),
+    ),
+)]
 pub(super) async fn register(
     State(api): State<Api>,
     TextBody(text): TextBody,

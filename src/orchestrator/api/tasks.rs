@@ -6,11 +6,14 @@ use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::{HeaderName, Method, StatusCode, Uri, header};
 use serde::Deserialize;
+use utoipa::IntoParams;
 use uuid::Uuid;
 
-use super::error::{ApiError, JsonBody, Search, Segments, task_uuid};
+use super::error::{ApiError, JsonBody, Search, Segments, task_uuid, within};
 use super::{Api, templates};
-use crate::api::{TASK_STATES, TaskListResponse, TaskQuery, TaskRequest, TaskResponse};
+use crate::api::{
+    ErrorResponse, TASK_STATES, TaskListResponse, TaskQuery, TaskRequest, TaskResponse, TaskSummaryResponse,
+};
 use crate::orchestrator::{CancelError, SubmitError, queries};
 
 /// The route of one task.
@@ -24,6 +27,13 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 type Created = (StatusCode, [(HeaderName, String); 1], Json<TaskResponse>);
 
+/// Accepts a task.
+#[utoipa::path(post, path = "/v1/tasks", tag = "tasks", request_body = TaskRequest, responses(
+    (status = 201, description = "The task, with its steps' ids", body = TaskResponse),
+    (status = 404, description = "There is no such template", body = ErrorResponse),
+    (status = 409, description = "The task there is already", body = ErrorResponse),
+    (status = 422, description = "The context does not fit the template's input_schema", body = ErrorResponse),
+))]
 pub(super) async fn submit(
     State(api): State<Api>,
     JsonBody(request): JsonBody<TaskRequest>,
@@ -45,17 +55,16 @@ pub(super) async fn submit(
     Ok((StatusCode::CREATED, location, Json(task)))
 }
 
+/// Lists tasks, newest first.
+#[utoipa::path(get, path = "/v1/tasks", tag = "tasks", params(TaskQuery), responses(
+    (status = 200, description = "A page of tasks, without their steps", body = TaskListResponse),
+))]
 pub(super) async fn list(
     State(api): State<Api>,
     Search(mut query): Search<TaskQuery>,
 ) -> Result<Json<TaskListResponse>, ApiError> {
-    let (page, per_page) = (query.page.unwrap_or(1), query.per_page.unwrap_or(25));
-    if page == 0 {
-        return Err(ApiError::bad_request("page is 0; the first page is 1"));
-    }
-    if !(1..=100).contains(&per_page) {
-        return Err(ApiError::bad_request(format_args!("per_page is {per_page}; expected 1 to 100")));
-    }
+    let page = within("page", query.page, 1, 1..=u32::MAX)?;
+    let per_page = within("per_page", query.per_page, 25, 1..=100)?;
     query.status = query.status.as_deref().map(task_state).transpose()?;
     Ok(Json(queries::tasks(api.orchestrator.store().readers(), &query, page, per_page).await?))
 }
@@ -76,9 +85,11 @@ fn task_state(word: &str) -> Result<String, ApiError> {
     )))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Waiting {
-    /// In seconds; fractions are fine.
+    /// Wait up to this many seconds, 60 at most, for the task to finish; then it is answered as it is.
+    #[param(minimum = 0)]
     wait: Option<f64>,
 }
 
@@ -99,6 +110,10 @@ pub(super) fn requested_wait(method: &Method, route: &str, uri: &Uri) -> Duratio
     waiting.and_then(|Query(waiting)| waiting.duration()).unwrap_or_default()
 }
 
+/// Looks at a task, or waits for its end.
+#[utoipa::path(get, path = ONE, tag = "tasks", params(("task_uuid" = Uuid, Path), Waiting), responses(
+    (status = 200, description = "The task, and how ready each of its steps is", body = TaskResponse),
+))]
 pub(super) async fn one(
     State(api): State<Api>,
     Segments(segment): Segments<String>,
@@ -117,6 +132,10 @@ pub(super) async fn one(
     Ok(Json(read(&api, task_uuid).await?))
 }
 
+/// Cancels an unfinished task.
+#[utoipa::path(delete, path = ONE, tag = "tasks", params(("task_uuid" = Uuid, Path)), responses(
+    (status = 200, description = "The cancelled task", body = TaskResponse),
+))]
 pub(super) async fn cancel(
     State(api): State<Api>,
     Segments(segment): Segments<String>,
@@ -130,6 +149,20 @@ pub(super) async fn cancel(
         CancelError::Store(error) => api.store_failed(&error),
     })?;
     Ok(Json(read(&api, task_uuid).await?))
+}
+
+/// Shows a task at a glance.
+#[utoipa::path(get, path = "/v1/tasks/{task_uuid}/summary", tag = "tasks",
+    params(("task_uuid" = Uuid, Path)),
+    responses((status = 200, description = "The task, its template's steps and its own", body = TaskSummaryResponse)),
+)]
+pub(super) async fn summary(
+    State(api): State<Api>,
+    Segments(segment): Segments<String>,
+) -> Result<Json<TaskSummaryResponse>, ApiError> {
+    let task_uuid = task_uuid(&segment)?;
+    let summary = queries::summary::summary(api.orchestrator.store().readers(), task_uuid).await?;
+    summary.map(Json).ok_or_else(|| ApiError::no_task(task_uuid))
 }
 
 async fn read(api: &Api, task_uuid: Uuid) -> Result<TaskResponse, ApiError> {

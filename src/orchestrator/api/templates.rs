@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::Json;
 use axum::extract::State;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::Api;
 use super::error::{ApiError, Search, Segments};
@@ -16,11 +17,17 @@ use crate::template::{StepTemplate, Template};
 /// More names than this are no help in an error text.
 const NAMES_SHOWN: usize = 20;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct InNamespace {
+    /// Only this namespace.
     namespace: Option<String>,
 }
 
+/// Lists the templates.
+#[utoipa::path(get, path = "/v1/templates", tag = "templates", params(InNamespace), responses(
+    (status = 200, description = "The templates and their namespaces", body = TemplateListResponse),
+))]
 pub(super) async fn list(
     State(api): State<Api>,
     Search(query): Search<InNamespace>,
@@ -47,6 +54,11 @@ pub(super) async fn list(
     Json(TemplateListResponse { namespaces, total_count: templates.len(), templates })
 }
 
+/// Shows a template.
+#[utoipa::path(get, path = "/v1/templates/{namespace}/{name}/{version}", tag = "templates",
+    params(("namespace" = String, Path), ("name" = String, Path), ("version" = String, Path)),
+    responses((status = 200, description = "The template", body = TemplateDetail)),
+)]
 pub(super) async fn one(
     State(api): State<Api>,
     Segments((namespace, name, version)): Segments<(String, String, String)>,

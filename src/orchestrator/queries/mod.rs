@@ -1,7 +1,11 @@
 //! What the API reads from the store. Nothing here writes, and a list costs the same few queries however
 //! many tasks are on its page.
 
+pub(crate) mod analytics;
+pub(crate) mod dead_letters;
+pub(crate) mod history;
 mod rows;
+pub(crate) mod summary;
 
 use std::collections::HashMap;
 
@@ -9,7 +13,7 @@ use sqlx::sqlite::SqliteConnection;
 use sqlx::{QueryBuilder, Sqlite, SqlitePool};
 use uuid::Uuid;
 
-use self::rows::{OutcomeRow, TaskRow, TaskSteps, parse};
+use self::rows::{OutcomeRow, TaskRow, TaskSteps, parse, uuid};
 use super::progress::{Progress, readiness};
 use crate::api::{Pagination, StepResponse, TaskListResponse, TaskQuery, TaskResponse, is_finished};
 use crate::template::Template;
@@ -17,7 +21,7 @@ use crate::template::Template;
 type Result<T> = std::result::Result<T, sqlx::Error>;
 
 const TASKS: &str = "SELECT task_uuid, template_id, namespace, name, version, state, context, initiator, \
-     source_system, reason, priority, tags, correlation_id, parent_correlation_id, created_at, updated_at, \
+     source_system, reason, priority, tags, correlation_id, parent_correlation_id, requested_at, created_at, updated_at, \
      completed_at FROM tasks";
 
 const STEPS: &str = "SELECT step_uuid, name, state, attempts, max_attempts, next_retry_at, \

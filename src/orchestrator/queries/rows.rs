@@ -30,6 +30,7 @@ pub(super) struct TaskRow {
     tags: String,
     correlation_id: String,
     parent_correlation_id: Option<String>,
+    requested_at: Option<i64>,
     created_at: i64,
     updated_at: i64,
     completed_at: Option<i64>,
@@ -47,6 +48,7 @@ impl TaskRow {
             namespace: self.namespace.clone(),
             version: self.version.clone(),
             status: self.state.clone(),
+            requested_at: self.requested_at.map(time).transpose()?,
             created_at: time(self.created_at)?,
             updated_at: time(self.updated_at)?,
             completed_at: self.completed_at.map(time).transpose()?,
@@ -79,19 +81,19 @@ impl TaskRow {
 pub(super) struct StepRow {
     pub(super) step_uuid: String,
     pub(super) name: String,
-    state: String,
-    attempts: i32,
-    max_attempts: i32,
+    pub(super) state: String,
+    pub(super) attempts: i32,
+    pub(super) max_attempts: i32,
     next_retry_at: Option<i64>,
-    last_attempted_at: Option<i64>,
+    pub(super) last_attempted_at: Option<i64>,
     last_failure_at: Option<i64>,
-    created_at: i64,
+    pub(super) created_at: i64,
     updated_at: i64,
-    completed_at: Option<i64>,
+    pub(super) completed_at: Option<i64>,
 }
 
 impl StepRow {
-    fn may_be_retried(&self, readiness: Readiness) -> bool {
+    pub(super) fn may_be_retried(&self, readiness: Readiness) -> bool {
         let over = StepState::parse(&self.state).is_none_or(StepState::is_finished);
         !over && readiness.retryable && self.attempts < self.max_attempts
     }
@@ -113,7 +115,7 @@ pub(super) struct OutcomeRow {
 
 impl OutcomeRow {
     /// The result message with the handler's value under both its names.
-    fn results(&self) -> Result<Option<Json>> {
+    pub(super) fn results(&self) -> Result<Option<Json>> {
         let Some(result) = &self.result else {
             return Ok(None);
         };
@@ -138,7 +140,7 @@ impl TaskSteps {
         self.steps.iter().map(|step| (step.name.as_str(), step.state.as_str())).collect()
     }
 
-    fn readiness(&self, states: &HashMap<&str, &str>, step: &StepRow) -> Readiness {
+    pub(super) fn readiness(&self, states: &HashMap<&str, &str>, step: &StepRow) -> Readiness {
         let mut readiness = readiness(&self.template, states, &step.name);
         readiness.ready &= !is_finished(&self.task.state);
         readiness
@@ -210,11 +212,11 @@ pub(super) fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(damaged)
 }
 
-fn uuid(text: &str) -> Result<Uuid> {
+pub(super) fn uuid(text: &str) -> Result<Uuid> {
     Uuid::try_parse(text).map_err(damaged)
 }
 
-fn time(millis: i64) -> Result<Timestamp> {
+pub(super) fn time(millis: i64) -> Result<Timestamp> {
     Timestamp::from_millisecond(millis).map_err(damaged)
 }
 

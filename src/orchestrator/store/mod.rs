@@ -4,6 +4,7 @@
 //! readers are many. The statements of writing are in `write`, those of reading in `read`.
 
 mod damage;
+mod investigations;
 mod read;
 mod rows;
 mod templates;

@@ -1,0 +1,121 @@
+//! What a person decides about a step: that it is tried again, or how it ends.
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::advance::{Effect, Note, Outcome, Turn};
+use super::task::{StepState, TaskState};
+use crate::message::Json;
+
+/// A person's decision about a step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ByHand {
+    /// The step.
+    pub step_uuid: Uuid,
+    /// What becomes of it.
+    pub decision: Decision,
+    /// Who decided.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What becomes of a step.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    /// Its attempts are counted anew, and the first of them is sent.
+    Retry,
+    /// It is settled: what depends on it may run, and is given this in place of its result.
+    Resolve(Json),
+    /// It is complete, with this result.
+    Complete {
+        /// What the handler would have returned.
+        result: Json,
+        /// Kept for the record.
+        metadata: Option<Json>,
+    },
+}
+
+/// The result message a decision stands for, as far as there is one.
+#[derive(Serialize)]
+struct Record<'a> {
+    step_uuid: Uuid,
+    step_name: &'a str,
+    attempt: u32,
+    success: bool,
+    status: &'a str,
+    metadata: RecordMetadata<'a>,
+}
+
+#[derive(Serialize)]
+struct RecordMetadata<'a> {
+    resolved_by: &'a str,
+    reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    custom: Option<&'a Json>,
+}
+
+impl Turn<'_> {
+    /// A cancelled task stays as it is, and so does a step that succeeded, or whose effects are undone.
+    pub(super) fn by_hand(&mut self, wish: &ByHand) -> Outcome {
+        let Some(step) = self.task.steps.iter().position(|step| step.exists && step.uuid == wish.step_uuid)
+        else {
+            return Outcome::Unknown;
+        };
+        let state = self.task.steps[step].state;
+        let over = self.task.state.is_terminal() && self.task.state != TaskState::Error;
+        if over || state.satisfies() || self.undone(step) {
+            return Outcome::Refused;
+        }
+        let reason = format!("by {}: {}", wish.by, wish.reason);
+        let (to, output, metadata) = match &wish.decision {
+            Decision::Retry if state != StepState::Error => return Outcome::Refused,
+            Decision::Retry => {
+                self.replays = self.task.steps[step].replays + 1;
+                self.reopen(step, &reason);
+                self.send(step, false);
+                return Outcome::Applied;
+            }
+            Decision::Resolve(output) => (StepState::ResolvedManually, output, None),
+            Decision::Complete { result, metadata } => (StepState::Complete, result, metadata.as_ref()),
+        };
+        let run = &mut self.task.steps[step];
+        let record = Record {
+            step_uuid: run.uuid,
+            step_name: &self.task.plan.step(step).name,
+            attempt: run.attempts,
+            success: true,
+            status: "completed",
+            metadata: RecordMetadata { resolved_by: &wish.by, reason: &wish.reason, custom: metadata },
+        };
+        let result = Json::encode(&record).expect("a record has string keys only and always encodes");
+        run.state = to;
+        run.output = Some(output.clone());
+        run.error = None;
+        run.due_at = None;
+        run.sent_again = 0;
+        run.next_retry_at = None;
+        run.completed_at = Some(self.timing.now);
+        let note = Note {
+            attempt: Some(run.attempts).filter(|attempts| *attempts > 0),
+            reason: Some(reason.clone()),
+            result: Some(result),
+            ..Note::default()
+        };
+        self.effects.push(Effect::Step { step, from: Some(state), to, note });
+        // What failed first, and what compensations wait for, is not undone by counting on.
+        self.task.recount();
+        for step in 0..self.task.steps.len() {
+            let run = &self.task.steps[step];
+            if run.exists && run.state == StepState::Pending && run.waits_for == 0 {
+                self.enqueue(step);
+            }
+        }
+        // A task that cannot go on yet stays failed, so that nothing is undone between two decisions.
+        let goes_on = self.task.tally.open > 0 || self.task.tally.satisfied == self.task.plan.forward();
+        if self.task.state == TaskState::Error && goes_on {
+            self.enter(TaskState::StepsInProcess, Some(reason));
+        }
+        Outcome::Applied
+    }
+}
