@@ -33,8 +33,8 @@ async fn entries_are_listed_newest_first_and_by_what_was_decided() {
         answer.json().as_array().unwrap().iter().map(id).collect::<Vec<_>>()
     };
     assert_eq!(ids("").await, [new.clone(), old.clone()]);
-    assert_eq!(ids("limit=1").await, [new.clone()]);
-    assert_eq!(ids("limit=1&offset=1").await, [old.clone()]);
+    assert_eq!(ids("limit=1").await, [new.as_str()]);
+    assert_eq!(ids("limit=1&offset=1").await, [old.as_str()]);
 
     let entry = server.get(&format!("/v1/dlq/task/{task}")).await.json();
     assert_eq!(
@@ -63,7 +63,7 @@ async fn entries_are_listed_newest_first_and_by_what_was_decided() {
     );
     assert!(entry["resolution_timestamp"].is_string() && entry["metadata"] == json!({"limit": 5}), "{entry}");
     for status in ["ManuallyResolved", "manually_resolved"] {
-        assert_eq!(ids(&format!("resolution_status={status}")).await, [old.clone()]);
+        assert_eq!(ids(&format!("resolution_status={status}")).await, [old.as_str()]);
     }
     assert_eq!(ids("resolution_status=Pending").await, [new]);
 }

@@ -84,7 +84,7 @@ async fn every_route_is_in_the_document_and_back() {
     let documented = operations(&document);
     assert!(documented.len() >= 30, "{documented:?}");
     for (path, _) in &documented {
-        let concrete = path.replace('{', "").replace('}', "");
+        let concrete = path.replace(['{', '}'], "");
         for method in METHODS {
             let answer = server.send(&method.to_uppercase(), &concrete, &[], "").await;
             let expected = documented.contains(&(path.clone(), method));
@@ -151,17 +151,15 @@ async fn whatever_is_asked_the_answer_is_one_the_document_describes() {
         "--phases",
         "examples,coverage,fuzzing",
         "--max-examples",
-        "4",
+        "3",
         "--seed",
         "1",
-        "--workers",
-        "2",
         "--request-timeout",
         "10",
     ];
     let checked = python(&[&run[..], &bounded[..]].concat()).await;
     let said = String::from_utf8_lossy(&checked.stdout);
-    assert!(checked.status.success(), "{said}");
-    assert!(said.contains(&format!("Tested: {tested}")), "{said}");
+    let said: String = said.chars().take(20_000).collect();
+    assert!(checked.status.success() && said.contains(&format!("Tested: {tested}")), "{said}");
     working.abort();
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -85,6 +86,12 @@ impl Server {
         let (status, headers) = (response.status(), response.headers().clone());
         let body = response.into_body().collect().await.unwrap().to_bytes();
         Answer { status, headers, body }
+    }
+
+    /// The body of an answer that is still coming.
+    pub(crate) async fn open(&self, path: &str) -> Incoming {
+        let request = Request::builder().uri(format!("{}{path}", self.base_url));
+        self.http.request(request.body(Full::default()).unwrap()).await.unwrap().into_body()
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tasker_worker_rust::retry::{Backoff, RetryPolicy};
-use tasker_worker_rust::template::{Template, parse};
+use tasker_worker_rust::template::{IdentityStrategy, Template, parse};
 
 use super::{in_environment, initialization, seconds, step, template, with_steps};
 
@@ -258,4 +258,25 @@ fn the_hash_tells_definitions_apart_and_is_the_same_everywhere() {
     assert_eq!(one.definition_hash(), template(&format!("# a comment\n{text}")).definition_hash());
     // Computed once; another value would make every kept snapshot look changed.
     assert_eq!(one.definition_hash(), "31e30e02feeb6ff00dbe9cd6a020b270");
+}
+
+#[test]
+fn a_template_says_what_makes_two_tasks_the_same() {
+    let of = |line: &str| {
+        let text = format!(
+            "name: order\nnamespace_name: shop\nversion: 1.0.0\n{line}\nsteps:\n  - name: a\n    handler: {{callable: a}}\n"
+        );
+        parse(&text, None).map(|parsed| parsed.template.identity_strategy)
+    };
+    for (line, strategy) in [
+        ("", IdentityStrategy::Strict),
+        ("identity_strategy: strict", IdentityStrategy::Strict),
+        ("identity_strategy: caller_provided", IdentityStrategy::CallerProvided),
+        ("identity_strategy: ':always_unique'", IdentityStrategy::AlwaysUnique),
+    ] {
+        assert_eq!(of(line), Ok(strategy), "{line}");
+    }
+    let mistakes = of("identity_strategy: always_uniqe").unwrap_err();
+    assert_eq!(mistakes[0].line, Some(4));
+    assert!(mistakes[0].message.contains("did you mean \"always_unique\""), "{mistakes:?}");
 }
