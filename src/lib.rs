@@ -6,6 +6,7 @@ pub mod catalog;
 pub mod client;
 mod clock;
 pub mod config;
+mod control;
 pub mod dead_letters;
 mod error;
 pub mod handler;

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+pub use crate::control::ControlMessage;
 use crate::error::sentence;
 use crate::retry::RetryPolicy;
 
@@ -389,39 +390,6 @@ pub struct ExecutionMetadata {
     pub queue_wait_ms: Option<u64>,
 }
 
-/// What the orchestrator tells every worker through the control exchange.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "snake_case")]
-pub enum ControlMessage {
-    /// Stop the task's running steps and do not start its queued ones.
-    CancelTask {
-        /// The cancelled task.
-        task_uuid: Uuid,
-    },
-    /// Take no more requests of a namespace until it is resumed.
-    PauseNamespace {
-        /// The namespace.
-        namespace: String,
-        /// Hand back the requests that were taken but not begun.
-        hand_back: bool,
-    },
-    /// Take requests of a paused namespace again.
-    ResumeNamespace {
-        /// The namespace.
-        namespace: String,
-    },
-}
-
-impl ControlMessage {
-    /// Reads a control message.
-    ///
-    /// # Errors
-    /// A sentence naming the field, for JSON that is broken or incomplete.
-    pub fn decode(body: &[u8]) -> Result<Self, serde_json::Error> {
-        decode(body)
-    }
-}
-
 /// Whether `namespace` may be a queue's name: `[A-Za-z0-9_-]{1,64}`.
 pub fn is_namespace(namespace: &str) -> bool {
     (1..=64).contains(&namespace.len())
@@ -429,7 +397,7 @@ pub fn is_namespace(namespace: &str) -> bool {
 }
 
 /// What a body says, or one line about why it says nothing: it may come from anywhere.
-fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
+pub(crate) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
     serde_json::from_slice(body).map_err(|error| de::Error::custom(sentence(&error.to_string())))
 }
 

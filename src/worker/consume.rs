@@ -12,10 +12,10 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use super::pause::Flow;
 use super::supervise::report;
 use super::{SharedCore, process};
-use crate::broker::{Broker, ConsumerState, Source, Subscription};
+use crate::broker::{Broker, BrokerStatus, ConsumerState, Source, Subscription};
 use crate::ops::metrics::METRICS;
 
-/// Runs until the worker stops, and the last delivery that had arrived is in `steps`.
+/// Runs until the worker stops or the broker is closed, and the last delivery that had arrived is in `steps`.
 pub(super) async fn consume(
     core: SharedCore,
     broker: Arc<dyn Broker>,
@@ -24,25 +24,26 @@ pub(super) async fn consume(
     steps: TaskTracker,
 ) {
     let Some(mut flow) = core.pauses.watch(&namespace) else { return };
+    let mut connection = broker.status();
     let prefetch = core.config.worker.max_concurrent_steps;
     loop {
         if *flow.borrow_and_update() != Flow::Running {
             METRICS.consumer_up.with_label_values(&[&namespace]).set(0);
             shown.send_replace(ConsumerState::Paused);
             tokio::select! {
-                () = core.stopping.cancelled() => {
-                    shown.send_replace(ConsumerState::Stopped);
-                    return;
-                }
+                () = core.stopping.cancelled() => {}
+                _ = connection.wait_for(|status| *status == BrokerStatus::Closed) => {}
                 // Its sender lives as long as the worker.
-                _ = flow.wait_for(|flow| *flow == Flow::Running) => {}
+                _ = flow.wait_for(|flow| *flow == Flow::Running) => continue,
             }
+            shown.send_replace(ConsumerState::Stopped);
+            return;
         }
         let subscription = broker.subscribe(Source::Queue(core.names.step_queue(&namespace)), prefetch);
         let reporting = report(namespace.to_string(), subscription.state(), broker.status(), shown.clone());
         let reporting = AbortOnDropHandle::new(tokio::spawn(reporting));
-        forward(&core, &namespace, subscription, &mut flow, &steps).await;
-        if core.stopping.is_cancelled() {
+        let paused = forward(&core, &namespace, subscription, &mut flow, &steps).await;
+        if !paused || core.stopping.is_cancelled() {
             // To the end: what was delivered is still being settled.
             drop(reporting.detach());
             return;
@@ -50,14 +51,14 @@ pub(super) async fn consume(
     }
 }
 
-/// Starts deliveries until the worker stops or the namespace is paused, and no more are to come.
+/// Starts deliveries until no more are to come. Tells whether that is because the namespace was paused.
 async fn forward(
     core: &SharedCore,
     namespace: &Arc<str>,
     mut subscription: Subscription,
     flow: &mut watch::Receiver<Flow>,
     steps: &TaskTracker,
-) {
+) -> bool {
     let mut cancelled = false;
     loop {
         let delivery = tokio::select! {
@@ -65,7 +66,7 @@ async fn forward(
             () = core.stopping.cancelled(), if !cancelled => None,
             _ = flow.wait_for(|flow| *flow != Flow::Running), if !cancelled => None,
             delivery = subscription.recv() => match delivery {
-                None => return,
+                None => return cancelled,
                 delivery => delivery,
             },
         };

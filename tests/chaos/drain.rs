@@ -89,12 +89,17 @@ async fn busy(health: u16) -> Answer<i64> {
     Err(format!("the worker never had more than {most} steps in flight, expected {IN_FLIGHT}").into())
 }
 
-/// How many steps a worker runs, from its metrics.
+/// How many steps a worker runs.
 async fn in_flight(health: u16) -> Answer<i64> {
+    metric(health, "tasker_worker_steps_in_flight").await
+}
+
+/// A metric of a worker, added up over its labels.
+pub(crate) async fn metric(health: u16, name: &str) -> Answer<i64> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, health)).await?;
     stream.write_all(b"GET /metrics HTTP/1.0\r\nConnection: close\r\n\r\n").await?;
     let mut metrics = String::new();
     stream.read_to_string(&mut metrics).await?;
-    let lines = metrics.lines().filter(|line| line.starts_with("tasker_worker_steps_in_flight{"));
+    let lines = metrics.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
     Ok(lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<i64>().ok()).sum())
 }

@@ -9,6 +9,7 @@
 )]
 
 mod cluster;
+mod cuts;
 mod drain;
 mod node;
 mod processes;
@@ -32,12 +33,13 @@ use report::Report;
 type Answer<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Every scenario, and whether it is part of the quick form.
-const SCENARIOS: [(&str, bool); 3] = [("processes", true), ("drain", true), ("cluster", false)];
+const SCENARIOS: [(&str, bool); 4] =
+    [("processes", true), ("drain", true), ("cuts", true), ("cluster", false)];
 
 /// Kills processes, brokers and connections under load, and fails when anything is lost.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Only scenarios whose name contains one of these: processes, drain, cluster.
+    /// Only scenarios whose name contains one of these: processes, drain, cuts, cluster.
     scenarios: Vec<String>,
     /// Everything, as often as it takes to find what happens seldom.
     #[arg(long)]
@@ -94,6 +96,7 @@ async fn run(arguments: &Arguments) -> bool {
         let outcome = match name {
             "processes" => processes::run(&run, directory.path(), &mut report).await,
             "drain" => drain::run(directory.path(), &mut report).await,
+            "cuts" => cuts::run(&run, directory.path(), &mut report).await,
             _ => cluster::run(&run, directory.path(), &mut report).await,
         };
         if let Err(error) = outcome {

@@ -174,8 +174,8 @@ async fn memory_does_not_grow_over_steps_and_reconnects() {
         growth_kb / 1_024.0
     );
     delete(&url, &topology).await;
-    // Over a short run, one more buffer of a connection weighs more than the steps: only gross leaks show.
-    let limit_kb = if steps >= 500_000 { 1_024.0 } else { 300.0 * 1_024.0 };
+    // Over a short run, one more buffer of a connection weighs more than the steps: it may grow by 8 MB in all.
+    let limit_kb = if steps >= 500_000 { 1_024.0 } else { 8.0 * 1_024.0 * 100_000.0 / (steps as f64 * 0.8) };
     assert!(growth_kb < limit_kb, "{growth_kb:.0} kB per 100,000 steps: {warm:?}");
 }
 

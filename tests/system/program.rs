@@ -19,11 +19,13 @@ use crate::support::{DEADLINE, Kind, connect, delete, rabbitmq_url, settings, wi
 pub(crate) struct Program {
     directory: tempfile::TempDir,
     environment: Vec<(String, String)>,
+    /// What it is started with, before its own name.
+    launcher: Vec<String>,
 }
 
 impl Program {
     pub(crate) fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap(), environment: Vec::new() }
+        Self { directory: tempfile::tempdir().unwrap(), environment: Vec::new(), launcher: Vec::new() }
     }
 
     pub(crate) fn set(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -41,20 +43,28 @@ impl Program {
             .set("TASKER__BROKER__DELAY_LADDER__RUNGS", ladder.rungs.to_string())
     }
 
-    fn write(self, name: &str, text: &str) -> Self {
+    /// Starts it by way of this command, which gets the program's path as its last argument.
+    pub(crate) fn under(mut self, launcher: &[&str]) -> Self {
+        self.launcher = launcher.iter().map(|part| (*part).to_owned()).collect();
+        self
+    }
+
+    pub(crate) fn write(self, name: &str, text: &str) -> Self {
         let file = self.directory.path().join(name);
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, text).unwrap();
         self
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tasker-worker-rust"));
-        command.args(arguments).current_dir(self.path()).env_clear().stdin(Stdio::null());
+        let words = self.launcher.iter().map(String::as_str);
+        let mut words = words.chain([env!("CARGO_BIN_EXE_tasker-worker-rust")]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).args(arguments).current_dir(self.path()).env_clear().stdin(Stdio::null());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
@@ -100,6 +110,10 @@ impl Running {
                 return value;
             }
         }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     fn terminate(&self) {

@@ -4,6 +4,7 @@
 mod catalog;
 mod formats;
 mod graph;
+mod lifecycle;
 mod mistakes;
 mod properties;
 

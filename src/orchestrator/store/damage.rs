@@ -1,6 +1,7 @@
 //! What becomes of a stored task that cannot be read: it ends, where everybody can see it.
 
 use serde_json::json;
+use sqlx::Connection;
 use uuid::Uuid;
 
 use super::write::findings;
@@ -19,8 +20,9 @@ impl Store {
     /// # Errors
     /// When nothing was written.
     pub(crate) async fn end_damaged(&self, task_uuid: Uuid, reason: &str, now: i64) -> Result<bool, Error> {
+        let mut connection = self.writer.acquire().await.map_err(|error| self.problem(&error))?;
         let ended = async {
-            let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+            let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
             let uuid = task_uuid.to_string();
             let error = TaskState::Error.as_str();
             let ended = sqlx::query(
@@ -53,6 +55,8 @@ impl Store {
             findings(&mut transaction, &[FindingRow { task_uuid, finding }], now).await?;
             transaction.commit().await.map(|()| true)
         };
-        ended.await.map_err(|error: sqlx::Error| self.problem(&error))
+        let ended: Result<bool, sqlx::Error> = ended.await;
+        self.give_back(connection, ended.is_ok()).await;
+        ended.map_err(|error| self.problem(&error))
     }
 }

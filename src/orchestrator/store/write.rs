@@ -1,7 +1,8 @@
 //! The statements that write: one transaction for whatever was decided at one time.
 
+use sqlx::pool::PoolConnection;
 use sqlx::query_builder::Separated;
-use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
+use sqlx::{Connection, QueryBuilder, Row, Sqlite, SqliteConnection};
 use uuid::Uuid;
 
 use super::read::StoredProperties;
@@ -25,7 +26,24 @@ impl Store {
     }
 
     async fn write(&self, batch: &Batch) -> Result<Vec<i64>, sqlx::Error> {
-        let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+        let mut connection = self.writer.acquire().await?;
+        let written = Self::write_on(&mut connection, batch).await;
+        self.give_back(connection, written.is_ok()).await;
+        written
+    }
+
+    /// Ends the use of the writing connection. One that failed is not used again: SQLite itself ends a
+    /// transaction that meets a full disk, of which the library does not know, and so could begin no other.
+    pub(super) async fn give_back(&self, connection: PoolConnection<Sqlite>, worked: bool) {
+        // The memory of a database in memory is its connection.
+        if !worked && self.lock.is_some() {
+            // It failed, so closing it may fail, too; the pool opens another either way.
+            let _ = connection.close().await;
+        }
+    }
+
+    async fn write_on(connection: &mut SqliteConnection, batch: &Batch) -> Result<Vec<i64>, sqlx::Error> {
+        let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
         let connection = &mut *transaction;
         templates(connection, batch).await?;
         new_tasks(connection, batch).await?;
@@ -45,8 +63,9 @@ impl Store {
     /// # Errors
     /// When nothing was written.
     pub(crate) async fn postpone(&self, steps: &[Uuid], due_at: i64) -> Result<(), Error> {
+        let mut connection = self.writer.acquire().await.map_err(|error| self.problem(&error))?;
         let postponed = async {
-            let mut transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
+            let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
             for chunk in chunks(steps) {
                 let mut query = QueryBuilder::new("UPDATE steps SET due_at = ");
                 query.push_bind(due_at).push(" WHERE due_at IS NOT NULL AND step_uuid IN (");
@@ -58,7 +77,9 @@ impl Store {
             }
             transaction.commit().await
         };
-        postponed.await.map_err(|error| self.problem(&error))
+        let postponed: Result<(), sqlx::Error> = postponed.await;
+        self.give_back(connection, postponed.is_ok()).await;
+        postponed.map_err(|error| self.problem(&error))
     }
 }
 
