@@ -185,8 +185,6 @@ fn cycles(steps: &[RawStep], notes: &mut Notes) {
 fn step_template(raw: &RawStep, steps: &[RawStep], notes: &mut Notes) -> StepTemplate {
     let name = raw.name.value.clone();
     let Settings { description, handler, retry, timeout_seconds } = &raw.settings;
-    let mut seen = BTreeSet::new();
-    let dependencies = raw.dependencies.iter().map(|on| &on.value).filter(|on| seen.insert(*on));
     let default = RetryPolicy::default();
     let base_ms = retry.backoff_base_ms.as_ref().map_or(default.base_ms, |at| at.value.into());
     let max_ms = match (&retry.backoff_base_ms, &retry.max_backoff_ms) {
@@ -212,7 +210,7 @@ fn step_template(raw: &RawStep, steps: &[RawStep], notes: &mut Notes) -> StepTem
         },
         description: description.clone(),
         kind: kinds::kind(raw, steps),
-        dependencies: dependencies.cloned().collect(),
+        dependencies: raw.dependencies.iter().map(|on| on.value.clone()).collect(),
         compensates: raw.compensates.as_ref().map(|target| target.value.clone()),
         max_attempts: retry.max_attempts.unwrap_or(DEFAULT_ATTEMPTS),
         retry: RetryPolicy {

@@ -1,6 +1,6 @@
 //! A whole template as a file states it: all formats, one shape.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -139,6 +139,10 @@ impl RawTemplate {
         let fields = Fields::read(root, "", &[TEMPLATE], notes)?;
         let mut steps = steps(&fields, notes);
         workflow_steps(&fields, &mut steps, notes);
+        for step in &mut steps {
+            let mut seen = BTreeSet::new();
+            step.dependencies.retain(|on| seen.insert(on.value.clone()));
+        }
         named_steps(&fields, &steps, notes);
         Some(Self {
             name: required(&fields, &["name"], "order_processing", notes),
