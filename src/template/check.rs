@@ -7,8 +7,7 @@ use serde_json::{Map, Value as JsonValue};
 
 use super::context::ContextSchema;
 use super::fields::{At, Notes, did_you_mean};
-use super::raw::{RawLifecycle, RawTemplate};
-use super::step::{RawStep, Settings};
+use super::format::{RawLifecycle, RawStep, RawTemplate, Settings, StalenessAction};
 use super::{Lifecycle, StepTemplate, Template, dag, kinds};
 use crate::message::{HandlerSpec, Json, is_namespace};
 use crate::retry::RetryPolicy;
@@ -31,7 +30,7 @@ pub(super) fn template(raw: &RawTemplate, notes: &mut Notes) -> Template {
         description: raw.description.clone(),
         input_schema: input_schema(raw.input_schema.clone(), notes),
         identity_strategy: raw.identity_strategy.unwrap_or_default(),
-        lifecycle: raw.lifecycle.as_ref().map(Lifecycle::from).unwrap_or_default(),
+        lifecycle: raw.lifecycle.as_ref().map(Lifecycle::from),
         steps: raw.steps.iter().map(|step| step_template(step, &raw.steps, notes)).collect(),
     }
 }
@@ -226,12 +225,16 @@ fn step_template(raw: &RawStep, steps: &[RawStep], notes: &mut Notes) -> StepTem
 
 impl From<&RawLifecycle> for Lifecycle {
     fn from(raw: &RawLifecycle) -> Self {
+        let duration =
+            |minutes: Option<u32>| minutes.map(|minutes| Duration::from_secs(60 * u64::from(minutes)));
+        let action = raw.staleness_action.unwrap_or_default();
         Self {
-            max_duration_minutes: raw.max_duration_minutes,
-            max_waiting_for_dependencies_minutes: raw.max_waiting_for_dependencies_minutes,
-            max_waiting_for_retry_minutes: raw.max_waiting_for_retry_minutes,
-            max_steps_in_process_minutes: raw.max_steps_in_process_minutes,
-            staleness_action: raw.staleness_action.unwrap_or_default(),
+            max_duration: duration(raw.max_duration_minutes),
+            max_waiting_for_dependencies: duration(raw.max_waiting_for_dependencies_minutes),
+            max_waiting_for_retry: duration(raw.max_waiting_for_retry_minutes),
+            max_steps_in_process: duration(raw.max_steps_in_process_minutes),
+            records: raw.auto_dlq_on_timeout.unwrap_or(action == StalenessAction::Dlq),
+            fails: raw.auto_fail_on_timeout.unwrap_or(action != StalenessAction::None),
         }
     }
 }

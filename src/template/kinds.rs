@@ -2,7 +2,7 @@
 
 use super::dag;
 use super::fields::{Notes, did_you_mean};
-use super::step::{Kind, RawBatch, RawStep};
+use super::format::{Kind, RawBatch, RawStep};
 use super::{BatchConfig, StepKind};
 
 /// So many decisions may stand behind one another.

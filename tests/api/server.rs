@@ -17,7 +17,7 @@ use tasker_worker_rust::config::OrchestratorConfig;
 use tasker_worker_rust::message::{HandlerSpec, Json};
 use tasker_worker_rust::orchestrator::{Orchestrator, api};
 use tasker_worker_rust::retry::RetryPolicy;
-use tasker_worker_rust::template::{IdentityStrategy, Lifecycle, StepKind, StepTemplate, Template};
+use tasker_worker_rust::template::{IdentityStrategy, StepKind, StepTemplate, Template};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -169,7 +169,7 @@ fn template(name: &str, version: &str, steps: &[(&str, &[&str])]) -> Template {
         description: Some(format!("the {name}")),
         input_schema: None,
         identity_strategy: IdentityStrategy::default(),
-        lifecycle: Lifecycle::default(),
+        lifecycle: None,
         steps: steps.iter().map(|(name, dependencies)| step(name, dependencies)).collect(),
     }
 }

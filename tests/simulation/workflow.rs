@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 use tasker_worker_rust::message::HandlerSpec;
 use tasker_worker_rust::retry::RetryPolicy;
-use tasker_worker_rust::template::{IdentityStrategy, Lifecycle, StepKind, StepTemplate, Template};
+use tasker_worker_rust::template::{IdentityStrategy, StepKind, StepTemplate, Template};
 use tasker_worker_rust::{Namespace, Step, StepError, StepResult};
 
 use crate::locked;
@@ -97,7 +97,7 @@ impl Workflow {
             description: None,
             input_schema: None,
             identity_strategy: IdentityStrategy::default(),
-            lifecycle: Lifecycle::default(),
+            lifecycle: None,
             steps: steps.collect(),
         }
     }

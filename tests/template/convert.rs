@@ -248,6 +248,8 @@ fn templates() -> impl Strategy<Value = String> {
                  {{\"name\": \"split\", \"type\": \"batchable\", \"batch_config\": {{\"batch_size\": 5}}}},\n\
                  {{\"name\": \"work\", \"type\": \"batch_worker\", \"{depends}\": [\"split\"]}},\n\
                  {{\"name\": \"undo\", \"compensates\": \"a\"}}],\n\
+                 \"identity_strategy\": \"caller_provided\",\n\
+                 \"lifecycle\": {{\"max_duration_minutes\": 5, \"staleness_action\": \"none\", \"auto_dlq_on_timeout\": true}},\n\
                  \"environments\": {{\"test\": {{{}}}, \"production\": {{{}}}}}}}",
                 Value::from(description),
                 test.replace('S', third),

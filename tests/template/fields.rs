@@ -1,7 +1,7 @@
 //! Every field of every format: what it does, or that it does nothing and why.
 
 use serde_json::json;
-use tasker_worker_rust::template::{IdentityStrategy, Lifecycle, StalenessAction, parse};
+use tasker_worker_rust::template::{IdentityStrategy, Lifecycle, parse};
 
 use super::{in_environment, initialization, seconds, step, template, with_steps};
 
@@ -80,7 +80,7 @@ fn every_known_field_without_effect_is_told_with_its_reason() {
         &["method", "resolver"],
         &["multiplier", "jitter"],
         &["checkpoint_interval", "resumable"],
-        &["auto_fail_on_timeout", "auto_dlq_on_timeout"],
+        &[],
         &["task_handler", "handler_config", "task_config", "default_context", "default_options"],
         IN_STEPS,
     ];
@@ -189,19 +189,31 @@ fn identity_and_lifecycle_are_kept() {
     ] {
         assert_eq!(template(&format!("{head}identity_strategy: {word}")).identity_strategy, strategy);
     }
-    assert_eq!(template(&head).lifecycle, Lifecycle::default());
+    assert_eq!(template(&head).lifecycle, None);
     let text = format!(
         "{head}:lifecycle: {{max_duration_minutes: 60, max_waiting_for_dependencies_minutes: 1, \
          max_waiting_for_retry_minutes: 2, max_steps_in_process_minutes: 3, staleness_action: error}}"
     );
     let wanted = Lifecycle {
-        max_duration_minutes: Some(60),
-        max_waiting_for_dependencies_minutes: Some(1),
-        max_waiting_for_retry_minutes: Some(2),
-        max_steps_in_process_minutes: Some(3),
-        staleness_action: StalenessAction::Error,
+        max_duration: seconds(3_600),
+        max_waiting_for_dependencies: seconds(60),
+        max_waiting_for_retry: seconds(120),
+        max_steps_in_process: seconds(180),
+        records: false,
+        fails: true,
     };
-    assert_eq!(template(&text).lifecycle, wanted);
+    assert_eq!(template(&text).lifecycle, Some(wanted));
+    for (says, records, fails) in [
+        ("{max_duration_minutes: 1}", true, true),
+        ("{staleness_action: dlq}", true, true),
+        ("{staleness_action: error}", false, true),
+        ("{staleness_action: none}", false, false),
+        ("{staleness_action: none, auto_dlq_on_timeout: true}", true, false),
+        ("{auto_fail_on_timeout: false}", true, false),
+    ] {
+        let lifecycle = template(&format!("{head}lifecycle: {says}")).lifecycle.unwrap();
+        assert_eq!((lifecycle.records, lifecycle.fails), (records, fails), "{says}");
+    }
     let mistakes =
         parse(&format!("{head}lifecycle: {{max_duration_minutes: 43201, staleness_action: dql}}"), None);
     let mistakes: Vec<String> = mistakes.unwrap_err().iter().map(ToString::to_string).collect();
