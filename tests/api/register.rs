@@ -207,5 +207,6 @@ async fn a_worker_registers_its_templates_as_soon_as_the_orchestrator_is_there_a
     .await;
     fs::write(&file, PARCELS.replace("1.0.0", "1.1.0")).unwrap();
     until("the next version is registered", || catalog.get("post", "parcels", "1.1.0").is_some()).await;
+    says(&health, "all is well again", |answer| !answer.contains("registration")).await;
     running.abort();
 }
