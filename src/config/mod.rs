@@ -156,8 +156,7 @@ settings! {
         step_timeout_seconds: u64 = 300, Rule::Integer(1, 2_592_000);
         /// Where health and status are served.
         health_address: String = "0.0.0.0:8081".to_owned(), Rule::Address;
-        /// Where the orchestrator's API is: a worker registers its templates there, unless this is empty; the
-        /// command line then takes http://127.0.0.1:8080.
+        /// Where the orchestrator's API is: a worker registers its templates there. Empty for nowhere.
         orchestration_api_url: Option<String> = None, Rule::Optional(&Rule::Http);
     } {
         /// The runtime handlers run on.

@@ -5,9 +5,8 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::fields::{At, Notes};
-use super::raw::{RawLifecycle, RawTemplate};
-use super::step::{Kind, RawBatch, RawHandler, RawRetry, RawStep, Settings};
-use super::{Lifecycle, Mistake, StalenessAction, StepKind, StepTemplate, Template, check};
+use super::format::{Kind, RawBatch, RawHandler, RawLifecycle, RawRetry, RawStep, RawTemplate, Settings};
+use super::{Lifecycle, Mistake, StepKind, StepTemplate, Template, check};
 
 /// A template's text in the current format.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,19 +54,16 @@ pub fn document(template: &Template) -> Value {
 }
 
 fn lifecycle(lifecycle: &Lifecycle) -> RawLifecycle {
-    let minutes = |limit: Option<Duration>| limit.and_then(|limit| (limit.as_secs() / 60).try_into().ok());
+    // A limit came from a text, which holds it to 30 days.
+    let minutes = |limit: Option<Duration>| limit.and_then(|limit| u32::try_from(limit.as_secs() / 60).ok());
     RawLifecycle {
         max_duration_minutes: minutes(lifecycle.max_duration),
         max_waiting_for_dependencies_minutes: minutes(lifecycle.max_waiting_for_dependencies),
         max_waiting_for_retry_minutes: minutes(lifecycle.max_waiting_for_retry),
         max_steps_in_process_minutes: minutes(lifecycle.max_steps_in_process),
-        staleness_action: Some(match (lifecycle.records, lifecycle.fails) {
-            (true, _) => StalenessAction::Dlq,
-            (false, true) => StalenessAction::Error,
-            (false, false) => StalenessAction::None,
-        }),
-        auto_fail_on_timeout: (lifecycle.records && !lifecycle.fails).then_some(false),
-        auto_dlq_on_timeout: None,
+        staleness_action: None,
+        auto_fail_on_timeout: Some(lifecycle.fails),
+        auto_dlq_on_timeout: Some(lifecycle.records),
     }
 }
 

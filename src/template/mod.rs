@@ -13,6 +13,7 @@ mod convert;
 mod dag;
 mod environment;
 mod fields;
+mod format;
 pub mod graph;
 mod kinds;
 pub mod lease;
@@ -25,8 +26,7 @@ mod yaml;
 pub use context::ContextSchema;
 pub use convert::{Converted, convert, differences, document, format_schema};
 pub use model::{
-    BatchConfig, FailureStrategy, IdentityStrategy, Lifecycle, StalenessAction, StepKind, StepTemplate,
-    Template,
+    BatchConfig, FailureStrategy, IdentityStrategy, Lifecycle, StepKind, StepTemplate, Template,
 };
 pub use variables::Lookup;
 
@@ -113,7 +113,7 @@ fn raw(
     environment: Option<&str>,
     lookup: Option<Lookup<'_>>,
     notes: &mut fields::Notes,
-) -> Option<raw::RawTemplate> {
+) -> Option<format::RawTemplate> {
     let mut root = match yaml::parse(text) {
         Ok(root) => root,
         Err(mistake) => {
@@ -125,5 +125,5 @@ fn raw(
     if let Some(lookup) = lookup {
         variables::replace(&mut root, environment, lookup, notes);
     }
-    raw::RawTemplate::read(&root, notes)
+    format::RawTemplate::read(&root, notes)
 }

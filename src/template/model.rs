@@ -25,7 +25,7 @@ pub struct Template {
     /// What makes two submissions the same task.
     #[serde(default, skip_serializing_if = "is_default")]
     pub identity_strategy: IdentityStrategy,
-    /// When a task has waited for too long, and what becomes of it then.
+    /// How long a task may take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifecycle: Option<Lifecycle>,
     /// The steps, in the file's order.
@@ -156,19 +156,6 @@ pub struct Lifecycle {
     pub records: bool,
     /// Whether a stale task fails.
     pub fails: bool,
-}
-
-/// What becomes of a task that has waited for too long.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum StalenessAction {
-    /// It fails, and an entry among the dead letters asks somebody to look at it.
-    #[default]
-    Dlq,
-    /// It fails.
-    Error,
-    /// Nothing.
-    None,
 }
 
 impl Template {

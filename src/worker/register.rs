@@ -19,6 +19,9 @@ use crate::template::Template;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// Templates by namespace, name and version, each with why it was refused, if it was.
+type Answered = HashMap<(String, String, String), (Arc<Template>, Option<String>)>;
+
 /// Why templates are not registered, while some are not; and the task that registers them, until it is dropped.
 type Registering = (watch::Receiver<Option<String>>, Option<AbortOnDropHandle<()>>);
 
@@ -28,7 +31,7 @@ pub(super) struct Registration {
     served: Vec<String>,
     problem: watch::Sender<Option<String>>,
     /// What the orchestrator said to templates it was asked to take.
-    answered: HashMap<(String, String, String), (Arc<Template>, Option<String>)>,
+    answered: Answered,
 }
 
 impl Registration {
@@ -46,7 +49,7 @@ impl Registration {
             return Ok((problems, None));
         };
         let client = Client::new(address)?;
-        let registration = Self { client, catalog, served, problem, answered: HashMap::new() };
+        let registration = Self { client, catalog, served, problem, answered: Answered::new() };
         Ok((problems, Some(AbortOnDropHandle::new(tokio::spawn(registration.run())))))
     }
 
@@ -76,33 +79,35 @@ impl Registration {
         }
     }
 
-    /// Registers what was not answered yet.
+    /// Registers what was not answered yet, and forgets what is no template any more.
     async fn register_all(&mut self) -> Result<(), Error> {
+        let mut answered = Answered::new();
         for template in served_templates(&self.catalog, &self.served) {
             let key = (template.namespace.clone(), template.name.clone(), template.version.clone());
-            if self.answered.get(&key).is_some_and(|(answered, _)| *answered == template) {
-                continue;
-            }
-            let (namespace, name, version) = &key;
-            let refusal = match self.client.register(&template).await {
-                Ok(new) => {
-                    info!(namespace, template = name, version, new, "The orchestrator has the template");
-                    None
-                }
-                Err(Error::Refused { status: 400 | 409 | 413 | 422, message, .. }) => {
-                    error!(
-                        namespace,
-                        template = name,
-                        version,
-                        reason = message,
-                        "The orchestrator refuses a template; its tasks are made of the one it has"
-                    );
-                    Some(format!("{namespace}/{name} {version} was refused: {message}"))
-                }
-                Err(error) => return Err(error),
+            let known = self.answered.get(&key).filter(|(known, _)| *known == template);
+            let refusal = match known {
+                Some((_, refusal)) => refusal.clone(),
+                None => self.register(&template).await?,
             };
-            self.answered.insert(key, (template, refusal));
+            answered.insert(key, (template, refusal));
         }
+        self.answered = answered;
         Ok(())
+    }
+
+    /// Why the orchestrator does not take the template; `None` when it has it.
+    async fn register(&self, template: &Template) -> Result<Option<String>, Error> {
+        let Template { namespace, name, version, .. } = template;
+        match self.client.register(template).await {
+            Ok(new) => {
+                info!(namespace, template = name, version, new, "The orchestrator has the template");
+                Ok(None)
+            }
+            Err(Error::Refused { status: 400 | 409 | 413 | 422, message: reason, .. }) => {
+                error!(namespace, template = name, version, reason, "The orchestrator refuses a template");
+                Ok(Some(format!("{namespace}/{name} {version} was refused: {reason}")))
+            }
+            Err(error) => Err(error),
+        }
     }
 }

@@ -11,6 +11,7 @@ mod manual;
 mod openapi;
 mod orchestrator;
 mod reference;
+mod register;
 mod requests;
 mod server;
 mod states;

@@ -54,11 +54,15 @@ impl Server {
     }
 
     pub(crate) async fn with_catalog(config: OrchestratorConfig, catalog: Catalog) -> Self {
+        Self::listening("127.0.0.1:0", config, catalog).await
+    }
+
+    pub(crate) async fn listening(address: &str, config: OrchestratorConfig, catalog: Catalog) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("store.sqlite");
         let config = OrchestratorConfig { database_url: format!("sqlite:{}", path.display()), ..config };
         let (orchestrator, broker) = start(&config, catalog).await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(address).await.unwrap();
         let base_url = format!("http://{}", listener.local_addr().unwrap());
         let router = api::router(orchestrator.clone(), &config);
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });

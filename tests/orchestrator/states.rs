@@ -82,7 +82,7 @@ fn explore(steps: &[(&str, Vec<&str>)], seen: &mut Seen) {
     };
     let new = Task::new(Uuid::from_u128(99), plan, Json::null(), "c".to_owned(), 0, uuids);
     let now = 1_000_000_000;
-    let timing = Timing { now, default_timeout: Duration::ZERO, overdue_after: Duration::ZERO };
+    let timing = Timing { now, default_timeout: Duration::ZERO, overdue_after: Duration::ZERO, resends: 1 };
     let mut known = HashSet::new();
     let mut open = vec![(new, Event::Submitted)];
     while let Some((mut task, event)) = open.pop() {

@@ -2,11 +2,15 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod catalog;
+mod convert;
+mod fields;
 mod formats;
 mod graph;
+mod kinds;
 mod lifecycle;
 mod mistakes;
 mod properties;
+mod variables;
 
 use std::time::Duration;
 
