@@ -1,12 +1,14 @@
 #![doc = include_str!("../README.md")]
 
 pub mod api;
+pub mod batch;
 pub mod broker;
 pub mod catalog;
 pub mod client;
 mod clock;
 pub mod config;
 pub mod dead_letters;
+pub mod decision;
 mod error;
 pub mod handler;
 pub mod message;
@@ -19,7 +21,9 @@ pub mod template;
 pub mod worker;
 pub mod workflows;
 
+pub use batch::{Batch, Batches};
 pub use config::Config;
+pub use decision::Decision;
 pub use error::Error;
 pub use handler::{HandlerRegistry, Namespace, StepHandler};
 pub use message::{ExecutionMetadata, StepExecutionError, StepExecutionRequest, StepExecutionResult};

@@ -109,12 +109,9 @@ impl Cache {
         let mut task =
             Task::new(task_uuid, plan, stored.context, stored.correlation_id, stored.priority, new_uuid);
         task.state = stored.state;
-        for (position, step) in stored.steps {
-            if let Err(reason) = task.restore_step(position, step) {
-                return Ok(Err(reason));
-            }
+        if let Err(reason) = task.restore(stored.steps) {
+            return Ok(Err(reason));
         }
-        task.recount();
         Ok(Ok(task))
     }
 }

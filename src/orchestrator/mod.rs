@@ -12,6 +12,7 @@ mod cache;
 mod changes;
 pub mod dag;
 mod declare;
+mod growth;
 pub mod identity;
 mod incoming;
 mod intake;
