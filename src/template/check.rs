@@ -1,13 +1,15 @@
 //! Whether the steps of a template form a workflow; every reason why not.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use serde_json::Value as JsonValue;
+use serde_json::{Map, Value as JsonValue};
 
+use super::context::ContextSchema;
 use super::fields::{At, Notes, did_you_mean};
-use super::raw::RawTemplate;
-use super::step::RawStep;
-use super::{IdentityStrategy, Lifecycle, StepKind, StepTemplate, Template, dag};
+use super::raw::{RawLifecycle, RawTemplate};
+use super::step::{RawStep, Settings};
+use super::{Lifecycle, StepTemplate, Template, dag, kinds};
 use crate::message::{HandlerSpec, Json, is_namespace};
 use crate::retry::RetryPolicy;
 
@@ -16,25 +18,31 @@ const LONGEST_NAME: usize = 255;
 const DEFAULT_ATTEMPTS: u32 = 3;
 
 /// The template; right only when no mistake was noted.
-pub(super) fn template(raw: RawTemplate, notes: &mut Notes) -> Template {
-    let namespace = namespace(raw.namespace, notes);
-    let name = name(raw.name, notes);
-    let version = version(raw.version, notes);
+pub(super) fn template(raw: &RawTemplate, notes: &mut Notes) -> Template {
     names(&raw.steps, notes);
     references(&raw.steps, notes);
     compensations(&raw.steps, notes);
     cycles(&raw.steps, notes);
-    let steps = raw.steps.into_iter().map(|raw| step(raw, notes)).collect();
+    kinds::check(&raw.steps, notes);
     Template {
-        namespace,
-        name,
-        version,
-        description: raw.description,
-        input_schema: raw.input_schema,
-        identity_strategy: IdentityStrategy::default(),
-        lifecycle: Lifecycle::default(),
-        steps,
+        namespace: namespace(raw.namespace_name.clone(), notes),
+        name: name(raw.name.clone(), notes),
+        version: version(raw.version.clone(), notes),
+        description: raw.description.clone(),
+        input_schema: input_schema(raw.input_schema.clone(), notes),
+        identity_strategy: raw.identity_strategy.unwrap_or_default(),
+        lifecycle: raw.lifecycle.as_ref().map(Lifecycle::from).unwrap_or_default(),
+        steps: raw.steps.iter().map(|step| step_template(step, &raw.steps, notes)).collect(),
     }
+}
+
+fn input_schema(schema: Option<At<Map<String, JsonValue>>>, notes: &mut Notes) -> Option<JsonValue> {
+    let At { value, line } = schema?;
+    let schema = JsonValue::Object(value);
+    if let Err(problem) = ContextSchema::new(&schema) {
+        notes.mistake(line, format!("input_schema is no JSON Schema: {problem}"));
+    }
+    Some(schema)
 }
 
 fn namespace(field: Option<At<String>>, notes: &mut Notes) -> String {
@@ -174,17 +182,17 @@ fn cycles(steps: &[RawStep], notes: &mut Notes) {
     }
 }
 
-fn step(raw: RawStep, notes: &mut Notes) -> StepTemplate {
-    let name = raw.name.value;
+fn step_template(raw: &RawStep, steps: &[RawStep], notes: &mut Notes) -> StepTemplate {
+    let name = raw.name.value.clone();
+    let Settings { description, handler, retry, timeout_seconds } = &raw.settings;
     let mut seen = BTreeSet::new();
-    let dependencies =
-        raw.dependencies.into_iter().map(|on| on.value).filter(|on| seen.insert(on.clone())).collect();
+    let dependencies = raw.dependencies.iter().map(|on| &on.value).filter(|on| seen.insert(*on));
     let default = RetryPolicy::default();
-    let base_ms = raw.base_ms.as_ref().map_or(default.base_ms, |at| at.value);
-    let max_ms = match (&raw.base_ms, &raw.max_ms) {
+    let base_ms = retry.backoff_base_ms.as_ref().map_or(default.base_ms, |at| at.value.into());
+    let max_ms = match (&retry.backoff_base_ms, &retry.max_backoff_ms) {
         (_, None) => default.max_ms.max(base_ms),
         // Only the longest delay was said: the first one gives way.
-        (None, Some(max)) => max.value,
+        (None, Some(max)) => max.value.into(),
         (Some(base), Some(max)) => {
             if base.value > max.value {
                 let text = format!(
@@ -193,26 +201,39 @@ fn step(raw: RawStep, notes: &mut Notes) -> StepTemplate {
                 );
                 notes.mistake(max.line, text);
             }
-            max.value
+            max.value.into()
         }
     };
+    let callable = handler.callable.clone().filter(|callable| !callable.is_empty());
     StepTemplate {
         handler: HandlerSpec {
-            callable: raw.callable.filter(|callable| !callable.is_empty()).unwrap_or_else(|| name.clone()),
-            initialization: Json::from(JsonValue::Object(raw.initialization)),
+            callable: callable.unwrap_or_else(|| name.clone()),
+            initialization: Json::from(JsonValue::Object(handler.initialization.clone())),
         },
-        description: raw.description,
-        kind: StepKind::Standard,
-        dependencies,
-        compensates: raw.compensates.map(|target| target.value),
-        max_attempts: raw.max_attempts.unwrap_or(DEFAULT_ATTEMPTS),
+        description: description.clone(),
+        kind: kinds::kind(raw, steps),
+        dependencies: dependencies.cloned().collect(),
+        compensates: raw.compensates.as_ref().map(|target| target.value.clone()),
+        max_attempts: retry.max_attempts.unwrap_or(DEFAULT_ATTEMPTS),
         retry: RetryPolicy {
-            retryable: raw.retryable.unwrap_or(true),
-            backoff: raw.backoff.unwrap_or_default(),
+            retryable: retry.retryable.unwrap_or(true),
+            backoff: retry.backoff.unwrap_or_default(),
             base_ms: base_ms.min(max_ms),
             max_ms,
         },
-        timeout: raw.timeout,
+        timeout: timeout_seconds.map(Duration::from_secs_f64),
         name,
+    }
+}
+
+impl From<&RawLifecycle> for Lifecycle {
+    fn from(raw: &RawLifecycle) -> Self {
+        Self {
+            max_duration_minutes: raw.max_duration_minutes,
+            max_waiting_for_dependencies_minutes: raw.max_waiting_for_dependencies_minutes,
+            max_waiting_for_retry_minutes: raw.max_waiting_for_retry_minutes,
+            max_steps_in_process_minutes: raw.max_steps_in_process_minutes,
+            staleness_action: raw.staleness_action.unwrap_or_default(),
+        }
     }
 }

@@ -57,7 +57,7 @@ impl Template {
         let names: Vec<&str> = forward.iter().map(|step| step.name.as_str()).collect();
         let dependencies = |index: usize| forward[index].dependencies.iter().map(String::as_str);
         let mut levels = Vec::new();
-        for (index, level) in levels_of(&names, &dependencies).into_iter().enumerate() {
+        for (index, level) in longest_ways(&names, &dependencies, |_| 1).into_iter().enumerate() {
             // Every step has a level: a template has no cycles.
             let level = level.unwrap_or_default();
             if levels.len() <= level {
@@ -77,9 +77,13 @@ fn awaited(step: &StepTemplate) -> impl Iterator<Item = &str> {
     step.dependencies.iter().map(String::as_str).chain(step.compensates.as_deref())
 }
 
-/// For each of `names` the number of steps on the longest way to it; `None` on a cycle and behind one.
-/// Dependencies on names that are not there, and on itself, do not count.
-fn levels_of<'a, D>(names: &[&str], dependencies: &impl Fn(usize) -> D) -> Vec<Option<usize>>
+/// For each of `names` the weight of the heaviest way to it, its own left out; `None` on a cycle and behind
+/// one. Dependencies on names that are not there, and on itself, do not count.
+pub(super) fn longest_ways<'a, D>(
+    names: &[&str],
+    dependencies: &impl Fn(usize) -> D,
+    weight: impl Fn(usize) -> usize,
+) -> Vec<Option<usize>>
 where
     D: Iterator<Item = &'a str>,
 {
@@ -95,7 +99,7 @@ where
     while let Some(index) = ready.pop_front() {
         levels[index] = Some(level[index]);
         for dependent in &dependents[index] {
-            level[*dependent] = level[*dependent].max(level[index] + 1);
+            level[*dependent] = level[*dependent].max(level[index] + weight(index));
             open[*dependent] -= 1;
             if open[*dependent] == 0 {
                 ready.push_back(*dependent);

@@ -1,66 +1,79 @@
 //! What a template changes per environment, merged into its steps field by field.
 
-use super::fields::{At, Fields, Keys, Notes, did_you_mean, plain};
-use super::step::{RawStep, named};
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::fields::{At, Fields, Keys, Notes, Use, did_you_mean, plain};
+use super::raw::RawTemplate;
+use super::step::{Override, RawStep, named};
 use super::yaml::{Node, Value};
 
-const ENVIRONMENT: Keys = Keys {
-    used: &["steps", "step_templates", "step_overrides"],
-    descriptive: &["description"],
-    unused: &["default_context", "default_options", "handler_config", "task_config", "task_handler"],
-    refused: &[],
-};
+/// What one environment changes.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Environment {
+    /// Its changes to steps: first those to ALL, then those to single ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
+    steps: Vec<Override>,
+}
+
+const LISTS: &[&str] = &["steps", "step_templates", "step_overrides"];
+const ENVIRONMENT: &[Keys] = &[
+    (LISTS, Use::Used),
+    (&["description"], Use::Describes),
+    (&["task_handler", "handler_config"], Use::Unused("steps name their handlers; a task has none")),
+    (&["default_context", "default_options"], Use::Unused("a task's context is what is submitted, no more")),
+    (&["task_config"], Use::Unused("limits are set per step; under the name ALL for every step")),
+];
 
 /// The name that means every step.
 const ALL: &str = "ALL";
 
-/// Checks the overrides of all environments and merges those of `selected` into `steps`: first those for
-/// all steps, then those for single ones.
-pub(super) fn overrides(
+/// The overrides of all environments.
+pub(super) fn read(
     template: &Fields<'_>,
-    steps: &mut [RawStep],
-    selected: Option<&str>,
+    steps: &[RawStep],
     notes: &mut Notes,
-) {
+) -> BTreeMap<String, Environment> {
+    let mut environments = BTreeMap::new();
     for (key, node) in template.entries("environments", notes) {
         if node.is_null() {
             continue;
         }
-        let name = plain(key);
-        let place = format!("environment {name:?}");
-        let Some(fields) = Fields::read(node, &place, &ENVIRONMENT, notes) else { continue };
-        let changes: Vec<RawStep> = ["steps", "step_templates", "step_overrides"]
-            .into_iter()
-            .filter_map(|list| fields.get(list))
-            .flat_map(|(_, list)| changes(list, &place, notes))
-            .collect();
-        for change in &changes {
-            if change.name.value != ALL && !steps.iter().any(|step| step.name.value == change.name.value) {
+        let place = format!("environment {:?}", plain(key));
+        let Some(fields) = Fields::read(node, &place, &[ENVIRONMENT], notes) else { continue };
+        let lists = LISTS.iter().filter_map(|list| fields.get(list));
+        let changes: Vec<Override> = lists.flat_map(|(_, list)| overrides(list, &place, notes)).collect();
+        for Override { name, .. } in &changes {
+            if name.value != ALL && !steps.iter().any(|step| step.name.value == name.value) {
                 let names = steps.iter().map(|step| step.name.value.as_str()).chain([ALL]);
-                let hint = did_you_mean(&change.name.value, names);
-                notes.mistake(
-                    change.name.line,
-                    fields.say(&format!("no step is called {:?}; {hint}", change.name.value)),
-                );
+                let hint = did_you_mean(&name.value, names);
+                notes.mistake(name.line, fields.say(&format!("no step is called {:?}; {hint}", name.value)));
             }
         }
-        if selected == Some(name) {
-            merge(steps, &changes);
-        }
+        environments.insert(plain(key).to_owned(), Environment { steps: changes });
     }
+    environments
 }
 
-fn merge(steps: &mut [RawStep], changes: &[RawStep]) {
-    let (for_all, for_one): (Vec<_>, Vec<_>) = changes.iter().partition(|change| change.name.value == ALL);
-    for step in steps {
-        let own = for_one.iter().filter(|change| change.name.value == step.name.value).copied();
-        let changes: Vec<&RawStep> = for_all.iter().copied().chain(own).collect();
-        changes.into_iter().for_each(|change| step.merge(change));
+impl RawTemplate {
+    /// Applies the overrides of `environment`: first those for all steps, then those for single ones.
+    pub(super) fn merge(&mut self, environment: &str) {
+        let Some(Environment { steps: changes }) = self.environments.get(environment) else { return };
+        for step in &mut self.steps {
+            for name in [ALL, step.name.value.as_str()] {
+                let changes = changes.iter().filter(|change| change.name.value == name);
+                changes.for_each(|change| step.settings.merge(&change.settings));
+            }
+        }
     }
 }
 
 /// Overrides as a list of named ones, or as a mapping from names.
-fn changes(list: &Node, place: &str, notes: &mut Notes) -> Vec<RawStep> {
+fn overrides(list: &Node, place: &str, notes: &mut Notes) -> Vec<Override> {
     match &list.value {
         Value::List(items) => items
             .iter()
@@ -69,17 +82,16 @@ fn changes(list: &Node, place: &str, notes: &mut Notes) -> Vec<RawStep> {
                     notes.mistake(item.line, format!("{place}: an override needs the name of its step"));
                     return None;
                 };
-                let at = At { value: name.to_owned(), line: item.line };
-                RawStep::read_override(item, &format!("{place}, step {name:?}"), at, notes)
+                let name = At { value: name.to_owned(), line: item.line };
+                Override::read(item, place, name, notes)
             })
             .collect(),
         Value::Map(entries) => entries
             .iter()
             .filter(|(_, value)| !value.is_null())
             .filter_map(|(key, value)| {
-                let name = plain(key);
-                let at = At { value: name.to_owned(), line: key.line };
-                RawStep::read_override(value, &format!("{place}, step {name:?}"), at, notes)
+                let name = At { value: plain(key).to_owned(), line: key.line };
+                Override::read(value, place, name, notes)
             })
             .collect(),
         _ => {

@@ -2,18 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
-use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Map, Value as JsonValue};
 
 use super::Mistake;
 use super::yaml::{Key, Node, Value};
+use crate::error::sentence;
 
 /// What was noticed so far.
 #[derive(Debug, Default)]
 pub(super) struct Notes {
     pub(super) mistakes: Vec<Mistake>,
     pub(super) warnings: Vec<Mistake>,
+    /// Variables that stand in the text still.
+    pub(super) unset: Vec<Mistake>,
 }
 
 impl Notes {
@@ -23,6 +27,18 @@ impl Notes {
 
     pub(super) fn warning(&mut self, line: Option<u64>, message: impl Into<String>) {
         self.warnings.push(Mistake { line, message: message.into() });
+    }
+
+    /// The same, each as one line, by the lines they are on.
+    pub(super) fn in_order(mut self) -> Self {
+        for notes in [&mut self.mistakes, &mut self.warnings, &mut self.unset] {
+            for note in notes.iter_mut() {
+                note.message = sentence(&note.message);
+            }
+            notes.sort();
+            notes.dedup();
+        }
+        self
     }
 
     /// Every key that stands twice in one mapping, anywhere below `node`.
@@ -47,25 +63,35 @@ impl Notes {
     }
 }
 
-/// A value and its line.
-#[derive(Debug, Clone)]
+/// A value and its line. Written as the value alone.
+#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
+#[serde(transparent)]
 pub(super) struct At<T> {
     pub(super) value: T,
+    #[serde(skip)]
     pub(super) line: Option<u64>,
 }
 
-/// The keys one kind of mapping may have.
-#[derive(Debug)]
-pub(super) struct Keys {
-    /// Those that mean something here.
-    pub(super) used: &'static [&'static str],
-    /// Those that only describe; taken without a word.
-    pub(super) descriptive: &'static [&'static str],
-    /// Those whose effect is missing here; taken with a warning.
-    pub(super) unused: &'static [&'static str],
-    /// Those that are easily put in the wrong place, and what to say about them.
-    pub(super) refused: &'static [(&'static str, &'static str)],
+impl<T> From<T> for At<T> {
+    fn from(value: T) -> Self {
+        Self { value, line: None }
+    }
 }
+
+/// What a key is good for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Use {
+    Used,
+    /// It only describes, and is taken without a word.
+    Describes,
+    /// It is taken with a warning that says why it has no effect.
+    Unused(&'static str),
+    /// It does not belong here, and this is why.
+    Refused(&'static str),
+}
+
+/// Keys that are good for the same. What kind of mapping may have which keys is a list of such groups.
+pub(super) type Keys = (&'static [&'static str], Use);
 
 /// A mapping's fields, under their plain names. A field that is null is absent.
 #[derive(Debug)]
@@ -86,7 +112,7 @@ impl<'a> Fields<'a> {
     pub(super) fn read(
         node: &'a Node,
         place: impl Into<String>,
-        keys: &Keys,
+        keys: &[&[Keys]],
         notes: &mut Notes,
     ) -> Option<Self> {
         let mut fields = Self { place: place.into(), line: node.line, entries: Vec::new() };
@@ -102,21 +128,30 @@ impl<'a> Fields<'a> {
         };
         for (key, value) in entries {
             let name = plain(key);
-            if keys.used.contains(&name) {
-                if !value.is_null() {
+            let found = keys.iter().copied().flatten().find(|(names, _)| names.contains(&name));
+            match found.map(|(_, good_for)| *good_for) {
+                Some(Use::Refused(why)) => notes.mistake(key.line, fields.say(&format!("{name} {why}"))),
+                None => {
+                    let known = |described| {
+                        let groups = keys.iter().copied().flatten();
+                        let wanted = groups.filter(move |(_, good_for)| {
+                            matches!(good_for, Use::Used) || described && !matches!(good_for, Use::Refused(_))
+                        });
+                        wanted.flat_map(|(names, _)| names.iter().copied())
+                    };
+                    let hint = match nearest(name, known(true)) {
+                        Some(near) => format!("did you mean {near:?}?"),
+                        None => format!("known here: {}", known(false).collect::<Vec<_>>().join(", ")),
+                    };
+                    notes.mistake(key.line, fields.say(&format!("unknown key {name:?}; {hint}")));
+                }
+                Some(_) if value.is_null() => {}
+                Some(good_for) => {
+                    if let Use::Unused(why) = good_for {
+                        notes.warning(key.line, fields.say(&format!("{name} has no effect: {why}")));
+                    }
                     fields.entries.push((name, key, value));
                 }
-            } else if keys.unused.contains(&name) {
-                notes.warning(key.line, fields.say(&format!("{name} is known but has no effect here")));
-            } else if let Some((_, why)) = keys.refused.iter().find(|(refused, _)| *refused == name) {
-                notes.mistake(key.line, fields.say(&format!("{name} {why}")));
-            } else if !keys.descriptive.contains(&name) {
-                let known = [keys.used, keys.descriptive, keys.unused].into_iter().flatten().copied();
-                let hint = match nearest(name, known) {
-                    Some(near) => format!("did you mean {near:?}?"),
-                    None => format!("known here: {}", keys.used.join(", ")),
-                };
-                notes.mistake(key.line, fields.say(&format!("unknown key {name:?}; {hint}")));
             }
         }
         Some(fields)
@@ -181,43 +216,73 @@ impl<'a> Fields<'a> {
         flag
     }
 
-    /// A whole number, `most` at most. Numbers in quotes are taken, and fractions are cut off.
-    pub(super) fn whole(&self, names: &[&str], most: u64, notes: &mut Notes) -> Option<At<u64>> {
+    /// A whole number within `range`. Numbers in quotes are taken, and fractions are cut off.
+    pub(super) fn whole(
+        &self,
+        names: &[&str],
+        range: RangeInclusive<u32>,
+        notes: &mut Notes,
+    ) -> Option<At<u32>> {
         let (key, node) = self.one_of(names, notes)?;
         let number = number(node);
-        match number.filter(|number| (0.0..=most as f64).contains(&number.trunc())) {
+        let (least, most) = range.into_inner();
+        match number.filter(|number| (f64::from(least)..=f64::from(most)).contains(&number.trunc())) {
             Some(number) => {
                 if number.fract() != 0.0 {
                     let text = format!("{} is {number}; the fraction is cut off", plain(key));
                     notes.warning(node.line, self.say(&text));
                 }
-                Some(At { value: number as u64, line: node.line })
+                Some(At { value: number as u32, line: node.line })
             }
             None => {
-                let expected = format!("a whole number, at most {most}");
+                let expected = match least {
+                    0 => format!("a whole number, at most {most}"),
+                    least => format!("a whole number from {least} to {most}"),
+                };
                 self.wrong(key, node, &expected, notes);
                 None
             }
         }
     }
 
-    /// A length of time given in seconds, fractions included, within `range` of seconds.
+    /// A length of time given in seconds, within `range` of seconds; cut to whole milliseconds.
     pub(super) fn seconds(
         &self,
         names: &[&str],
         range: RangeInclusive<f64>,
         notes: &mut Notes,
-    ) -> Option<At<Duration>> {
+    ) -> Option<At<f64>> {
         let (key, node) = self.one_of(names, notes)?;
         let seconds = number(node).filter(|seconds| range.contains(seconds));
         if seconds.is_none() {
             let expected = format!("seconds, from {} to {}", range.start(), range.end());
             self.wrong(key, node, &expected, notes);
         }
-        seconds.map(|value| At {
-            value: Duration::from_millis((value * 1_000.0).round() as u64),
-            line: node.line,
-        })
+        seconds.map(|value| At { value: (value * 1_000.0).round() / 1_000.0, line: node.line })
+    }
+
+    /// One of a few words.
+    pub(super) fn choice<T: Copy>(
+        &self,
+        names: &[&str],
+        what: &str,
+        choices: &[(&str, T)],
+        notes: &mut Notes,
+    ) -> Option<At<T>> {
+        let word = self.text(names, notes)?;
+        // A value may be a symbol, too.
+        let name = word.value.trim_start_matches(':');
+        let found = choices.iter().find(|(known, _)| *known == name).map(|(_, choice)| *choice);
+        if found.is_none() {
+            let hint = did_you_mean(name, choices.iter().map(|(known, _)| *known));
+            notes.mistake(word.line, self.say(&format!("{what} {name:?} is unknown; {hint}")));
+        }
+        found.map(|value| At { value, line: word.line })
+    }
+
+    /// A value as it stands.
+    pub(super) fn json(&self, name: &str) -> Option<JsonValue> {
+        self.get(name).map(|(_, node)| node.to_json())
     }
 
     /// A name, or a list of names.

@@ -7,31 +7,38 @@
 
 use std::fmt;
 
-use crate::error::sentence;
-
 mod check;
+mod context;
+mod convert;
 mod dag;
 mod environment;
 mod fields;
 pub mod graph;
+mod kinds;
 pub mod lease;
 mod model;
 mod raw;
 mod step;
+mod variables;
 mod yaml;
 
+pub use context::ContextSchema;
+pub use convert::{Converted, convert, differences, document, format_schema};
 pub use model::{
     BatchConfig, FailureStrategy, IdentityStrategy, Lifecycle, StalenessAction, StepKind, StepTemplate,
     Template,
 };
+pub use variables::Lookup;
 
 /// A template, and what its file says without effect.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parsed {
     /// The template, with the environment's overrides applied.
     pub template: Template,
-    /// Keys that are known but change nothing here, in the file's order.
+    /// Keys that are known but change nothing here, each with the reason, in the file's order.
     pub warnings: Vec<Mistake>,
+    /// Variables that are not set and have no default, where the environment uses them.
+    pub unset: Vec<Mistake>,
 }
 
 /// Something in a template's text that its author should change.
@@ -43,12 +50,6 @@ pub struct Mistake {
     pub message: String,
 }
 
-impl Mistake {
-    fn on_one_line(self) -> Self {
-        Self { message: sentence(&self.message), ..self }
-    }
-}
-
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
@@ -58,7 +59,7 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Reads one template in any of the accepted formats.
+/// Reads one template in any of the accepted formats, `${VAR}` left as it stands.
 ///
 /// `environment` selects a block of the template's `environments`; its overrides are merged field by field.
 /// A template without a block of that name is taken as it stands. Overrides of the other environments are
@@ -70,19 +71,49 @@ impl fmt::Display for Mistake {
 /// # Errors
 /// Every mistake, in the order of their lines.
 pub fn parse(text: &str, environment: Option<&str>) -> Result<Parsed, Vec<Mistake>> {
-    let root = yaml::parse(text).map_err(|mistake| vec![mistake.on_one_line()])?;
+    read(text, environment, None)
+}
+
+/// As [`parse`], with `${VAR}` and `${VAR:-default}` replaced by what `lookup` says. What is neither set nor
+/// has a default stays as it is, and is told.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_with(text: &str, environment: Option<&str>, lookup: Lookup<'_>) -> Result<Parsed, Vec<Mistake>> {
+    read(text, environment, Some(lookup))
+}
+
+fn read(text: &str, environment: Option<&str>, lookup: Option<Lookup<'_>>) -> Result<Parsed, Vec<Mistake>> {
     let mut notes = fields::Notes::default();
-    notes.repeated_keys(&root);
-    let template =
-        raw::RawTemplate::read(&root, environment, &mut notes).map(|raw| check::template(raw, &mut notes));
-    let fields::Notes { mut mistakes, mut warnings } = notes;
-    for notes in [&mut mistakes, &mut warnings] {
-        *notes = std::mem::take(notes).into_iter().map(Mistake::on_one_line).collect();
-        notes.sort();
-    }
-    mistakes.dedup();
+    let raw = raw(text, environment, lookup, &mut notes);
+    let template = raw.map(|mut raw| {
+        environment.inspect(|environment| raw.merge(environment));
+        check::template(&raw, &mut notes)
+    });
+    let fields::Notes { mistakes, warnings, unset } = notes.in_order();
     match template {
-        Some(template) if mistakes.is_empty() => Ok(Parsed { template, warnings }),
+        Some(template) if mistakes.is_empty() => Ok(Parsed { template, warnings, unset }),
         _ => Err(mistakes),
     }
+}
+
+/// The template as its text states it; what is wrong with that alone is noted.
+fn raw(
+    text: &str,
+    environment: Option<&str>,
+    lookup: Option<Lookup<'_>>,
+    notes: &mut fields::Notes,
+) -> Option<raw::RawTemplate> {
+    let mut root = match yaml::parse(text) {
+        Ok(root) => root,
+        Err(mistake) => {
+            notes.mistakes.push(mistake);
+            return None;
+        }
+    };
+    notes.repeated_keys(&root);
+    if let Some(lookup) = lookup {
+        variables::replace(&mut root, environment, lookup, notes);
+    }
+    raw::RawTemplate::read(&root, notes)
 }

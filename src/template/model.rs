@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::message::HandlerSpec;
@@ -115,7 +116,7 @@ impl Default for BatchConfig {
 }
 
 /// What a failed batch means for the others of its step.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureStrategy {
     /// They go on, and what waits for all of them goes on with those that succeeded.
@@ -128,7 +129,7 @@ pub enum FailureStrategy {
 }
 
 /// What makes two submissions the same task.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum IdentityStrategy {
     /// The same idempotency key, or without one the same context.
@@ -158,7 +159,7 @@ pub struct Lifecycle {
 }
 
 /// What becomes of a task that has waited for too long.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StalenessAction {
     /// An entry among the dead letters, for somebody to look at; the task stays as it is.

@@ -1,97 +1,195 @@
 //! A whole template as a file states it: all formats, one shape.
 
-use serde_json::Value as JsonValue;
+use std::collections::BTreeMap;
 
-use super::environment;
-use super::fields::{At, Fields, Keys, Notes, did_you_mean};
-use super::step::{self, RawStep};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::{Map, Value as JsonValue};
+
+use super::environment::{self, Environment};
+use super::fields::{At, Fields, Keys, Notes, Use, did_you_mean};
+use super::step::{self, DEPENDENCY_KEYS, EVENTS, RawStep, SYSTEMS};
 use super::yaml::{Node, Value};
+use super::{IdentityStrategy, StalenessAction};
+use Use::{Describes, Unused, Used};
 
-/// A template whose spellings are read but whose sense is not checked. What is `None` though a template needs
-/// it has been noted.
-#[derive(Debug)]
+/// A task template: a workflow's steps, and what each waits for.
+///
+/// Written, it is the current format. What is `None` though a template needs it has been noted as a mistake.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+#[schemars(rename = "TaskTemplate")]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawTemplate {
-    pub(super) namespace: Option<At<String>>,
+    /// Its name within the namespace.
+    #[schemars(required, length(min = 1, max = 255))]
     pub(super) name: Option<At<String>>,
+    /// Its namespace: the queue its steps are sent to.
+    #[schemars(required, regex(pattern = "^[A-Za-z0-9_-]{1,64}$"))]
+    pub(super) namespace_name: Option<At<String>>,
+    /// Its version, such as 1.0.0.
+    #[schemars(required, regex(pattern = r"^\d+\.\d+\.\d+([-+].+)?$"))]
     pub(super) version: Option<At<String>>,
+    /// For people.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) description: Option<String>,
-    pub(super) input_schema: Option<JsonValue>,
+    /// Without effect here: author, tags and the like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) metadata: Option<JsonValue>,
+    /// Without effect here: steps name their handlers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) task_handler: Option<JsonValue>,
+    /// Without effect here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) system_dependencies: Option<JsonValue>,
+    /// Without effect here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) domain_events: Option<JsonValue>,
+    /// JSON Schema that a task's context must satisfy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) input_schema: Option<At<Map<String, JsonValue>>>,
+    /// What makes two submissions the same task; strict where it is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) identity_strategy: Option<IdentityStrategy>,
+    /// When a task has waited for too long, and what becomes of it then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) lifecycle: Option<RawLifecycle>,
+    /// The steps.
+    #[schemars(length(min = 1))]
     pub(super) steps: Vec<RawStep>,
+    /// What differs between environments, by their names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(default)]
+    pub(super) environments: BTreeMap<String, Environment>,
 }
 
-const TEMPLATE: Keys = Keys {
-    used: &[
-        "name",
-        "namespace",
-        "namespace_name",
-        "version",
-        "description",
-        "input_schema",
-        "schema",
-        "steps",
-        "step_templates",
-        "workflow_steps",
-        "named_steps",
-        "environments",
-    ],
-    descriptive: &["language", "loaded_from", "module_namespace", "task_handler_class"],
-    unused: &[
-        "constraints",
-        "custom_events",
-        "default_context",
-        "default_dependent_system",
-        "default_options",
-        "domain_events",
-        "error_handling",
-        "events",
-        "handler_config",
-        "lifecycle",
-        "metadata",
-        "monitoring",
-        "performance",
-        "security",
-        "settings",
-        "system_dependencies",
-        "task_config",
-        "task_handler",
-        "testing",
-        "workflow_config",
-    ],
-    refused: &[],
-};
+/// Limits in minutes; the orchestrator's own where they are missing.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+#[schemars(rename = "Lifecycle")]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLifecycle {
+    /// From its start to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 43_200))]
+    pub(super) max_duration_minutes: Option<u32>,
+    /// In waiting_for_dependencies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 43_200))]
+    pub(super) max_waiting_for_dependencies_minutes: Option<u32>,
+    /// In waiting_for_retry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 43_200))]
+    pub(super) max_waiting_for_retry_minutes: Option<u32>,
+    /// In steps_in_process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 43_200))]
+    pub(super) max_steps_in_process_minutes: Option<u32>,
+    /// What becomes of a task that passed a limit: an entry among the dead letters, failure, or nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) staleness_action: Option<StalenessAction>,
+    /// Without effect here: staleness_action says what becomes of the task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) auto_fail_on_timeout: Option<JsonValue>,
+    /// Without effect here: staleness_action says what becomes of the task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) auto_dlq_on_timeout: Option<JsonValue>,
+}
 
-const WORKFLOW_STEP: Keys = Keys {
-    used: &[
-        "step_template",
-        "context_key",
-        "dependencies",
-        "depends_on",
-        "depends_on_step",
-        "depends_on_steps",
-        "depends_on_step_name",
-    ],
-    descriptive: &["description"],
-    unused: &[],
-    refused: &[],
-};
+const NEVER_READ: &str = "nothing ever read it";
+
+const TEMPLATE: &[Keys] = &[
+    (&["name", "namespace", "namespace_name", "version", "description", "input_schema", "schema"], Used),
+    (&["identity_strategy", "lifecycle"], Used),
+    (&["steps", "step_templates", "workflow_steps", "named_steps", "environments"], Used),
+    (&["language", "loaded_from"], Describes),
+    (&["metadata"], Unused("it describes the template for people")),
+    (
+        &["task_handler", "task_handler_class", "handler_config"],
+        Unused("steps name their handlers; a task has none"),
+    ),
+    (&["module_namespace"], Unused("handlers are named in full")),
+    (&["default_dependent_system", "system_dependencies"], Unused(SYSTEMS)),
+    (&["custom_events", "domain_events", "events"], Unused(EVENTS)),
+    (&["default_context", "default_options"], Unused("a task's context is what is submitted, no more")),
+    (&["task_config", "workflow_config"], Unused("limits are set per step")),
+    (&["settings", "constraints", "error_handling", "testing"], Unused(NEVER_READ)),
+    (&["monitoring", "security", "performance"], Unused(NEVER_READ)),
+];
+const WORKFLOW_STEP: &[Keys] =
+    &[(&["step_template", "context_key"], Used), (DEPENDENCY_KEYS, Used), (&["description"], Describes)];
+const LIFECYCLE: &[Keys] = &[
+    (LIMITS, Used),
+    (&["staleness_action"], Used),
+    (
+        &["auto_fail_on_timeout", "auto_dlq_on_timeout"],
+        Unused("staleness_action says what becomes of the task"),
+    ),
+];
+const LIMITS: &[&str] = &[
+    "max_duration_minutes",
+    "max_waiting_for_dependencies_minutes",
+    "max_waiting_for_retry_minutes",
+    "max_steps_in_process_minutes",
+];
+/// 30 days.
+const LONGEST_LIMIT_MINUTES: u32 = 43_200;
 
 impl RawTemplate {
-    /// Reads the template, with the overrides of `environment` applied. `None` when it is no mapping.
-    pub(super) fn read(root: &Node, environment: Option<&str>, notes: &mut Notes) -> Option<Self> {
-        let fields = Fields::read(root, "", &TEMPLATE, notes)?;
+    /// Reads the template, without applying an environment's overrides. `None` when it is no mapping.
+    pub(super) fn read(root: &Node, notes: &mut Notes) -> Option<Self> {
+        let fields = Fields::read(root, "", &[TEMPLATE], notes)?;
         let mut steps = steps(&fields, notes);
         workflow_steps(&fields, &mut steps, notes);
         named_steps(&fields, &steps, notes);
-        environment::overrides(&fields, &mut steps, environment, notes);
         Some(Self {
-            namespace: required(&fields, &["namespace_name", "namespace"], "orders", notes),
             name: required(&fields, &["name"], "order_processing", notes),
+            namespace_name: required(&fields, &["namespace_name", "namespace"], "orders", notes),
             version: version(&fields, notes),
             description: fields.text(&["description"], notes).map(|text| text.value),
-            input_schema: fields.object(&["input_schema", "schema"], notes).map(JsonValue::Object),
+            metadata: fields.json("metadata"),
+            task_handler: fields.json("task_handler"),
+            system_dependencies: fields.json("system_dependencies"),
+            domain_events: fields.json("domain_events"),
+            input_schema: fields.object(&["input_schema", "schema"], notes).map(|schema| At {
+                value: schema,
+                line: fields.one_of(&["input_schema", "schema"], notes).and_then(|(key, _)| key.line),
+            }),
+            identity_strategy: identity_strategy(&fields, notes),
+            lifecycle: lifecycle(&fields, notes),
+            environments: environment::read(&fields, &steps, notes),
             steps,
         })
     }
+}
+
+fn identity_strategy(fields: &Fields<'_>, notes: &mut Notes) -> Option<IdentityStrategy> {
+    const STRATEGIES: &[(&str, IdentityStrategy)] = &[
+        ("strict", IdentityStrategy::Strict),
+        ("caller_provided", IdentityStrategy::CallerProvided),
+        ("always_unique", IdentityStrategy::AlwaysUnique),
+    ];
+    let strategy = fields.choice(&["identity_strategy"], "identity_strategy", STRATEGIES, notes);
+    strategy.map(|strategy| strategy.value)
+}
+
+fn lifecycle(fields: &Fields<'_>, notes: &mut Notes) -> Option<RawLifecycle> {
+    const ACTIONS: &[(&str, StalenessAction)] =
+        &[("dlq", StalenessAction::Dlq), ("error", StalenessAction::Error), ("none", StalenessAction::None)];
+    let (_, node) = fields.get("lifecycle")?;
+    let fields = Fields::read(node, "lifecycle", &[LIFECYCLE], notes)?;
+    let [duration, dependencies, retry, in_process] = [0, 1, 2, 3].map(|index| {
+        fields.whole(&LIMITS[index..=index], 1..=LONGEST_LIMIT_MINUTES, notes).map(|limit| limit.value)
+    });
+    Some(RawLifecycle {
+        max_duration_minutes: duration,
+        max_waiting_for_dependencies_minutes: dependencies,
+        max_waiting_for_retry_minutes: retry,
+        max_steps_in_process_minutes: in_process,
+        staleness_action: fields
+            .choice(&["staleness_action"], "staleness_action", ACTIONS, notes)
+            .map(|action| action.value),
+        auto_fail_on_timeout: fields.json("auto_fail_on_timeout"),
+        auto_dlq_on_timeout: fields.json("auto_dlq_on_timeout"),
+    })
 }
 
 fn required(fields: &Fields<'_>, keys: &[&str], example: &str, notes: &mut Notes) -> Option<At<String>> {
@@ -137,7 +235,7 @@ fn workflow_steps(fields: &Fields<'_>, steps: &mut [RawStep], notes: &mut Notes)
     let mut used = vec![0u32; steps.len()];
     let nodes = fields.items("workflow_steps", notes);
     for node in nodes {
-        let Some(entry) = Fields::read(node, "workflow step", &WORKFLOW_STEP, notes) else { continue };
+        let Some(entry) = Fields::read(node, "workflow step", &[WORKFLOW_STEP], notes) else { continue };
         let Some(name) = entry.text(&["step_template"], notes) else {
             if entry.get("step_template").is_none() {
                 notes.mistake(entry.line, entry.say("step_template is missing"));
@@ -161,7 +259,7 @@ fn workflow_steps(fields: &Fields<'_>, steps: &mut [RawStep], notes: &mut Notes)
         let step = &mut steps[index];
         step.dependencies.extend(step::dependencies(&entry, notes));
         if let Some(context_key) = entry.text(&["context_key"], notes) {
-            step.context_key(context_key.value);
+            step.settings.context_key(context_key.value);
         }
     }
     if !nodes.is_empty() {

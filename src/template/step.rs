@@ -1,170 +1,263 @@
 //! One step as a file states it, in any of the spellings: what is not said is `None`.
 
-use std::time::Duration;
-
+use schemars::JsonSchema;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value as JsonValue};
 
-use super::fields::{At, Fields, Keys, Notes, did_you_mean};
+use super::FailureStrategy;
+use super::fields::{At, Fields, Keys, Notes, Use};
 use super::yaml::{Node, Value};
 use crate::retry::Backoff;
+use Use::{Describes, Refused, Unused, Used};
 
-/// A step, or an environment's changes to one.
-#[derive(Debug, Clone, Default)]
+/// A step.
+#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
+#[schemars(rename = "Step")]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawStep {
+    /// Its name within the template.
+    #[schemars(length(min = 1, max = 255))]
     pub(super) name: At<String>,
-    pub(super) description: Option<String>,
-    pub(super) callable: Option<String>,
-    pub(super) initialization: Map<String, JsonValue>,
+    /// What becomes of its result; standard where it is missing.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub(super) kind: Option<At<Kind>>,
+    #[serde(flatten)]
+    pub(super) settings: Settings,
+    /// The steps whose results it waits for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(default)]
     pub(super) dependencies: Vec<At<String>>,
+    /// The step it undoes: it runs only when the task fails after that one completed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) compensates: Option<At<String>>,
-    pub(super) retryable: Option<bool>,
-    pub(super) max_attempts: Option<u32>,
-    pub(super) backoff: Option<Backoff>,
-    pub(super) base_ms: Option<At<u64>>,
-    pub(super) max_ms: Option<At<u64>>,
-    pub(super) timeout: Option<Duration>,
+    /// How a batchable step's work is divided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) batch_config: Option<RawBatch>,
+    /// Without effect here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) system_dependency: Option<JsonValue>,
+    /// Without effect here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) publishes_events: Option<JsonValue>,
+    /// Without effect here: for tools that generate types.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) result_schema: Option<JsonValue>,
+    /// Without effect here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) composition: Option<JsonValue>,
+    /// Without effect here; a step's limits are under retry and timeout_seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) lifecycle: Option<JsonValue>,
+    /// Without effect here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) metadata: Option<JsonValue>,
 }
 
-impl Default for At<String> {
-    fn default() -> Self {
-        Self { value: String::new(), line: None }
+/// What an environment may change of a step.
+#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
+pub(super) struct Settings {
+    /// For people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) description: Option<String>,
+    /// What runs it.
+    #[serde(skip_serializing_if = "RawHandler::is_empty")]
+    #[schemars(default)]
+    pub(super) handler: RawHandler,
+    /// How often it may run, and when it runs again.
+    #[serde(skip_serializing_if = "RawRetry::is_empty")]
+    #[schemars(default)]
+    pub(super) retry: RawRetry,
+    /// How long one execution may take; fractions count.
+    #[serde(serialize_with = "whole_if_possible", skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.001, max = 2_592_000))]
+    pub(super) timeout_seconds: Option<f64>,
+}
+
+/// An environment's changes to a step. What is not said stays as it is.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(rename = "Override")]
+#[serde(deny_unknown_fields)]
+pub(super) struct Override {
+    /// The step's name, or ALL for every step.
+    pub(super) name: At<String>,
+    #[serde(flatten)]
+    pub(super) settings: Settings,
+}
+
+/// What runs a step.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
+#[schemars(rename = "Handler")]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHandler {
+    /// Its name, in any spelling; the step's name where it is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) callable: Option<String>,
+    /// Settings for it, free-form.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    #[schemars(default)]
+    pub(super) initialization: Map<String, JsonValue>,
+    /// Without effect here: a handler has one method.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) method: Option<JsonValue>,
+    /// Without effect here: handlers are found by namespace and step, then by callable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) resolver: Option<JsonValue>,
+}
+
+/// How often a step may run, and when it runs again.
+#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
+#[schemars(rename = "Retry")]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRetry {
+    /// false: the first failure is final.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) retryable: Option<bool>,
+    /// Runs, the first included; 3 where it is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub(super) max_attempts: Option<u32>,
+    /// How the delay grows from run to run; exponential where it is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) backoff: Option<Backoff>,
+    /// The first delay, in milliseconds; 1000 where it is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 86_400_000))]
+    pub(super) backoff_base_ms: Option<At<u32>>,
+    /// The longest delay, in milliseconds; 30000 where it is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 86_400_000))]
+    pub(super) max_backoff_ms: Option<At<u32>>,
+}
+
+/// What becomes of a step's result.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "StepType")]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Kind {
+    /// The steps behind it get it.
+    #[default]
+    Standard,
+    /// It names which of the steps behind it are created.
+    Decision,
+    /// It waits for those of its dependencies that were created.
+    DeferredConvergence,
+    /// It says how many batch workers are created, and what each does.
+    Batchable,
+    /// The blueprint of the instances a batchable step asks for.
+    BatchWorker,
+}
+
+/// How a batchable step's work is divided.
+#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
+#[schemars(rename = "BatchConfig")]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBatch {
+    /// Items per batch; 1000 where it is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub(super) batch_size: Option<u32>,
+    /// Batches that run at once; 10 where it is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000))]
+    pub(super) parallelism: Option<u32>,
+    /// The item's field that cursors count by; id where it is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cursor_field: Option<String>,
+    /// The batch worker whose instances do the work; where it is missing, the only one that depends on the
+    /// step, or else the one its result names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) worker_template: Option<At<String>>,
+    /// What a failed batch means for the others; continue_on_failure where it is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) failure_strategy: Option<FailureStrategy>,
+    #[serde(skip)]
+    pub(super) line: Option<u64>,
+}
+
+fn whole_if_possible<S: Serializer>(seconds: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    match seconds {
+        // Below 2^53, see LONGEST_TIMEOUT_SECONDS.
+        Some(seconds) if seconds.fract() == 0.0 => serializer.serialize_u64(*seconds as u64),
+        Some(seconds) => serializer.serialize_f64(*seconds),
+        None => serializer.serialize_none(),
+    }
+}
+
+impl RawHandler {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl RawRetry {
+    fn is_empty(&self) -> bool {
+        let Self { retryable, max_attempts, backoff, backoff_base_ms, max_backoff_ms } = self;
+        let delays = backoff_base_ms.is_some() || max_backoff_ms.is_some();
+        !delays && retryable.is_none() && max_attempts.is_none() && backoff.is_none()
     }
 }
 
 /// More runs than this are a mistake in the template, not patience.
-const MOST_ATTEMPTS: u64 = 100;
+const MOST_ATTEMPTS: u32 = 100;
 /// A day: far above the longest delay a broker's ladder has.
-const LONGEST_DELAY_MS: u64 = 86_400_000;
+const LONGEST_DELAY_MS: u32 = 86_400_000;
 /// 30 days.
 const LONGEST_TIMEOUT_SECONDS: f64 = 2_592_000.0;
 
 /// The keys that name dependencies, over all formats; a step may have several.
-pub(super) const DEPENDENCY_KEYS: [&str; 5] =
-    ["dependencies", "depends_on", "depends_on_step", "depends_on_steps", "depends_on_step_name"];
+pub(super) const DEPENDENCY_KEYS: &[&str] =
+    &["dependencies", "depends_on", "depends_on_step", "depends_on_steps", "depends_on_step_name"];
 
-const UNDER_RETRY: &str = "belongs under retry";
-const UNDER_HANDLER: &str = "belongs under handler";
-const SAME_EVERYWHERE: &str = "cannot differ between environments";
+const UNDER_RETRY: &[&str] =
+    &["retryable", "max_attempts", "limit", "backoff", "backoff_base_ms", "max_backoff_ms"];
+const SAME_EVERYWHERE: Use = Refused("cannot differ between environments");
 
-const STEP: Keys = Keys {
-    used: &[
-        "name",
-        "description",
-        "handler",
-        "handler_class",
-        "handler_config",
-        "type",
-        "step_type",
-        "dependencies",
-        "depends_on",
-        "depends_on_step",
-        "depends_on_steps",
-        "depends_on_step_name",
-        "compensates",
-        "retry",
-        "default_retryable",
-        "default_retry_limit",
-        "max_retries",
-        "retry_limit",
-        "retry_backoff",
-        "timeout_seconds",
-        "context_key",
-    ],
-    descriptive: &["execution_environment", "language", "notes"],
-    unused: UNUSED_IN_STEPS,
-    refused: &[
-        ("retryable", UNDER_RETRY),
-        ("max_attempts", UNDER_RETRY),
-        ("limit", UNDER_RETRY),
-        ("backoff", UNDER_RETRY),
-        ("backoff_base_ms", UNDER_RETRY),
-        ("max_backoff_ms", UNDER_RETRY),
-        ("callable", UNDER_HANDLER),
-        ("initialization", UNDER_HANDLER),
-    ],
-};
-
-const OVERRIDE: Keys = Keys {
-    used: &[
-        "name",
-        "description",
-        "handler",
-        "handler_class",
-        "handler_config",
-        "retry",
-        "default_retryable",
-        "default_retry_limit",
-        "max_retries",
-        "retry_limit",
-        "retry_backoff",
-        "timeout_seconds",
-        "context_key",
-    ],
-    descriptive: STEP.descriptive,
-    unused: UNUSED_IN_STEPS,
-    refused: &[
-        ("dependencies", SAME_EVERYWHERE),
-        ("depends_on", SAME_EVERYWHERE),
-        ("depends_on_step", SAME_EVERYWHERE),
-        ("depends_on_steps", SAME_EVERYWHERE),
-        ("depends_on_step_name", SAME_EVERYWHERE),
-        ("compensates", SAME_EVERYWHERE),
-        ("type", SAME_EVERYWHERE),
-        ("step_type", SAME_EVERYWHERE),
-        ("retryable", UNDER_RETRY),
-        ("max_attempts", UNDER_RETRY),
-        ("limit", UNDER_RETRY),
-        ("backoff", UNDER_RETRY),
-        ("backoff_base_ms", UNDER_RETRY),
-        ("max_backoff_ms", UNDER_RETRY),
-        ("callable", UNDER_HANDLER),
-        ("initialization", UNDER_HANDLER),
-    ],
-};
-
-const UNUSED_IN_STEPS: &[&str] = &[
-    "batch_config",
-    "composition",
-    "custom_events",
-    "dependent_system",
-    "lifecycle",
-    "metadata",
-    "publishes_events",
-    "result_schema",
-    "skippable",
-    "system_dependency",
+/// What steps and overrides share.
+const SETTINGS: &[Keys] = &[
+    (&["name", "description", "handler", "handler_class", "handler_config", "timeout_seconds"], Used),
+    (&["retry", "default_retryable", "default_retry_limit", "max_retries", "retry_limit"], Used),
+    (&["retry_backoff", "context_key"], Used),
+    (&["execution_environment", "language", "notes"], Describes),
+    (&["dependent_system", "system_dependency"], Unused(SYSTEMS)),
+    (&["custom_events", "publishes_events"], Unused(EVENTS)),
+    (&["skippable"], Unused("no step is skipped")),
+    (&["composition"], Unused("a step has one handler")),
+    (&["result_schema"], Unused("it is for tools that generate types; results are not checked")),
+    (&["lifecycle"], Unused("the limits of a step are under retry and timeout_seconds")),
+    (&["metadata"], Unused("it describes the step for people")),
+    (UNDER_RETRY, Refused("belongs under retry")),
+    (&["callable", "initialization"], Refused("belongs under handler")),
 ];
+const STEP: &[Keys] =
+    &[(&["type", "step_type", "compensates", "batch_config"], Used), (DEPENDENCY_KEYS, Used)];
+const OVERRIDE: &[Keys] = &[
+    (&["type", "step_type", "compensates", "batch_config"], SAME_EVERYWHERE),
+    (DEPENDENCY_KEYS, SAME_EVERYWHERE),
+];
+pub(super) const SYSTEMS: &str = "which system a step talks to is its handler's business";
+pub(super) const EVENTS: &str = "domain events are not published";
 
-const HANDLER: Keys = Keys {
-    used: &["callable", "initialization"],
-    descriptive: &["method"],
-    unused: &["resolver"],
-    refused: &[],
-};
-
-const RETRY: Keys = Keys {
-    used: &[
-        "retryable",
-        "max_attempts",
-        "limit",
-        "backoff",
-        "backoff_strategy",
-        "backoff_base_ms",
-        "max_backoff_ms",
-        "backoff_base_seconds",
-        "max_backoff_seconds",
-        "backoff_seconds",
-        "initial_delay",
-        "max_delay",
-    ],
-    descriptive: &[],
-    // Delays always double where they are exponential, and jitter is the worker's setting.
-    unused: &["multiplier", "jitter"],
-    refused: &[],
-};
-
-const RETRY_BACKOFF: Keys =
-    Keys { used: &["initial_delay", "max_delay"], descriptive: &[], unused: RETRY.unused, refused: &[] };
+const HANDLER: &[Keys] = &[
+    (&["callable", "initialization"], Used),
+    (&["method"], Unused("a handler has one method")),
+    (&["resolver"], Unused("handlers are found by namespace and step, then by callable")),
+];
+const RETRY: &[Keys] = &[
+    (&["retryable", "max_attempts", "limit", "backoff", "backoff_strategy"], Used),
+    (&["backoff_base_ms", "max_backoff_ms", "backoff_base_seconds", "max_backoff_seconds"], Used),
+    (&["backoff_seconds"], Used),
+];
+/// The older mapping of delays, whose keys are read under `retry` too.
+const DELAYS: &[Keys] = &[
+    (&["initial_delay", "max_delay"], Used),
+    (&["multiplier"], Unused("exponential delays double")),
+    (&["jitter"], Unused("the worker's setting worker.retry.jitter says whether delays are spread")),
+];
+const BATCH: &[Keys] = &[
+    (&["batch_size", "parallelism", "cursor_field", "worker_template", "failure_strategy"], Used),
+    (&["checkpoint_interval"], Unused("a handler saves its cursor when it wants to")),
+    (&["resumable"], Unused("every batch goes on from its saved cursor")),
+];
 
 impl RawStep {
     /// A step of the template; `None` where it has no usable name.
@@ -173,106 +266,58 @@ impl RawStep {
             Some(name) => format!("step {name:?}"),
             None => format!("step number {position}"),
         };
-        let fields = Fields::read(node, &place, &STEP, notes)?;
-        check_type(&fields, notes);
-        let mut step = Self::settings(&fields, &place, notes);
-        step.dependencies = dependencies(&fields, notes);
-        step.compensates = fields.text(&["compensates"], notes);
+        let fields = Fields::read(node, &place, &[SETTINGS, STEP], notes)?;
+        let step = Self {
+            kind: kind(&fields, notes),
+            settings: Settings::read(&fields, &place, notes),
+            dependencies: dependencies(&fields, notes),
+            compensates: fields.text(&["compensates"], notes),
+            batch_config: batch(&fields, &place, notes),
+            system_dependency: fields.json("system_dependency"),
+            publishes_events: fields.json("publishes_events"),
+            result_schema: fields.json("result_schema"),
+            composition: fields.json("composition"),
+            lifecycle: fields.json("lifecycle"),
+            metadata: fields.json("metadata"),
+            name: At::default(),
+        };
         if fields.get("name").is_none() {
             notes.mistake(fields.line, fields.say("name is missing"));
             return None;
         }
-        step.name = fields.text(&["name"], notes)?;
-        Some(step)
+        Some(Self { name: fields.text(&["name"], notes)?, ..step })
     }
+}
 
+impl Override {
     /// What an environment changes of the step called `name`.
-    pub(super) fn read_override(
-        node: &Node,
-        place: &str,
-        name: At<String>,
-        notes: &mut Notes,
-    ) -> Option<Self> {
-        let fields = Fields::read(node, place, &OVERRIDE, notes)?;
-        Some(Self { name, ..Self::settings(&fields, place, notes) })
+    pub(super) fn read(node: &Node, place: &str, name: At<String>, notes: &mut Notes) -> Option<Self> {
+        let place = format!("{place}, step {:?}", name.value);
+        let fields = Fields::read(node, &place, &[SETTINGS, OVERRIDE], notes)?;
+        Some(Self { name, settings: Settings::read(&fields, &place, notes) })
     }
+}
 
-    fn settings(fields: &Fields<'_>, place: &str, notes: &mut Notes) -> Self {
-        let mut step = Self {
+impl Settings {
+    fn read(fields: &Fields<'_>, place: &str, notes: &mut Notes) -> Self {
+        let mut settings = Self {
             description: fields.text(&["description"], notes).map(|text| text.value),
-            callable: fields.text(&["handler_class"], notes).map(|text| text.value),
-            initialization: fields.object(&["handler_config"], notes).unwrap_or_default(),
-            retryable: fields.flag(&["default_retryable"], notes),
-            max_attempts: attempts(fields, &["default_retry_limit", "max_retries", "retry_limit"], notes),
+            handler: handler(fields, place, notes),
+            retry: retry(fields, place, notes),
             // A range from one millisecond: no time at all is a mistake, not "at once".
-            timeout: fields
+            timeout_seconds: fields
                 .seconds(&["timeout_seconds"], 0.001..=LONGEST_TIMEOUT_SECONDS, notes)
                 .map(|timeout| timeout.value),
-            ..Self::default()
         };
-        step.handler(fields, place, notes);
-        step.retry_backoff(fields, place, notes);
-        step.retry(fields, place, notes);
         if let Some(context_key) = fields.text(&["context_key"], notes) {
-            step.context_key(context_key.value);
+            settings.context_key(context_key.value);
         }
-        step
+        settings
     }
 
     /// The context's field a step is about: a setting its handler can read.
     pub(super) fn context_key(&mut self, context_key: String) {
-        self.initialization.entry("context_key").or_insert(context_key.into());
-    }
-
-    fn handler(&mut self, fields: &Fields<'_>, place: &str, notes: &mut Notes) {
-        let Some((key, node)) = fields.get("handler") else { return };
-        for legacy in ["handler_class", "handler_config"] {
-            if fields.get(legacy).is_some() {
-                notes.mistake(
-                    key.line,
-                    fields.say(&format!("handler and {legacy} say the same thing; keep one")),
-                );
-            }
-        }
-        let Some(handler) = Fields::read(node, format!("{place}, handler"), &HANDLER, notes) else { return };
-        self.callable = handler.text(&["callable"], notes).map(|text| text.value);
-        self.initialization = handler.object(&["initialization"], notes).unwrap_or_default();
-    }
-
-    /// The older `retry_backoff`: a kind, or a mapping of delays in seconds.
-    fn retry_backoff(&mut self, fields: &Fields<'_>, place: &str, notes: &mut Notes) {
-        let Some((_, node)) = fields.get("retry_backoff") else { return };
-        if !matches!(node.value, Value::Map(_)) {
-            self.backoff = backoff(fields, &["retry_backoff"], notes);
-            return;
-        }
-        let place = format!("{place}, retry_backoff");
-        let Some(delays) = Fields::read(node, place, &RETRY_BACKOFF, notes) else { return };
-        self.base_ms = delay(&delays, &[], &["initial_delay"], notes);
-        self.max_ms = delay(&delays, &[], &["max_delay"], notes);
-    }
-
-    fn retry(&mut self, fields: &Fields<'_>, place: &str, notes: &mut Notes) {
-        let Some((key, node)) = fields.get("retry") else { return };
-        let Some(retry) = Fields::read(node, format!("{place}, retry"), &RETRY, notes) else { return };
-        if let Some(retryable) = retry.flag(&["retryable"], notes) {
-            self.retryable = Some(retryable);
-        }
-        if let Some(limit) = attempts(&retry, &["max_attempts", "limit"], notes) {
-            if self.max_attempts.is_some_and(|earlier| earlier != limit) {
-                let text = "the step's own limit and the one under retry differ; keep one";
-                notes.mistake(key.line, fields.say(text));
-            }
-            self.max_attempts = Some(limit);
-        }
-        self.backoff = backoff(&retry, &["backoff", "backoff_strategy"], notes).or(self.backoff);
-        let (base, max) = listed_delays(&retry, notes);
-        self.base_ms = delay(&retry, &["backoff_base_ms"], &["backoff_base_seconds", "initial_delay"], notes)
-            .or(base)
-            .or(self.base_ms.take());
-        self.max_ms = delay(&retry, &["max_backoff_ms"], &["max_backoff_seconds", "max_delay"], notes)
-            .or(max)
-            .or(self.max_ms.take());
+        self.handler.initialization.entry("context_key").or_insert(context_key.into());
     }
 
     /// Takes over what `changes` says, field by field; the handler's settings key by key.
@@ -283,14 +328,15 @@ impl RawStep {
             }
         }
         replace(&mut self.description, &changes.description);
-        replace(&mut self.callable, &changes.callable);
-        replace(&mut self.retryable, &changes.retryable);
-        replace(&mut self.max_attempts, &changes.max_attempts);
-        replace(&mut self.backoff, &changes.backoff);
-        replace(&mut self.base_ms, &changes.base_ms);
-        replace(&mut self.max_ms, &changes.max_ms);
-        replace(&mut self.timeout, &changes.timeout);
-        self.initialization.extend(changes.initialization.clone());
+        replace(&mut self.timeout_seconds, &changes.timeout_seconds);
+        replace(&mut self.handler.callable, &changes.handler.callable);
+        self.handler.initialization.extend(changes.handler.initialization.clone());
+        let (old, new) = (&mut self.retry, &changes.retry);
+        replace(&mut old.retryable, &new.retryable);
+        replace(&mut old.max_attempts, &new.max_attempts);
+        replace(&mut old.backoff, &new.backoff);
+        replace(&mut old.backoff_base_ms, &new.backoff_base_ms);
+        replace(&mut old.max_backoff_ms, &new.max_backoff_ms);
     }
 }
 
@@ -309,65 +355,119 @@ pub(super) fn dependencies(fields: &Fields<'_>, notes: &mut Notes) -> Vec<At<Str
     DEPENDENCY_KEYS.iter().flat_map(|key| fields.names(key, notes)).collect()
 }
 
-fn check_type(fields: &Fields<'_>, notes: &mut Notes) {
-    let Some(kind) = fields.text(&["type", "step_type"], notes) else { return };
-    match kind.value.trim_start_matches(':') {
-        "standard" => {}
-        kind_name @ ("decision" | "deferred_convergence" | "deferred" | "batchable" | "batch_worker") => {
-            let text = format!("type {kind_name} is not supported yet; only standard steps can be run");
-            notes.mistake(kind.line, fields.say(&text));
+fn kind(fields: &Fields<'_>, notes: &mut Notes) -> Option<At<Kind>> {
+    const KINDS: &[(&str, Kind)] = &[
+        ("standard", Kind::Standard),
+        ("decision", Kind::Decision),
+        ("deferred_convergence", Kind::DeferredConvergence),
+        ("batchable", Kind::Batchable),
+        ("batch_worker", Kind::BatchWorker),
+        ("deferred", Kind::DeferredConvergence),
+    ];
+    fields.choice(&["type", "step_type"], "type", KINDS, notes)
+}
+
+fn handler(fields: &Fields<'_>, place: &str, notes: &mut Notes) -> RawHandler {
+    let Some((key, node)) = fields.get("handler") else {
+        return RawHandler {
+            callable: fields.text(&["handler_class"], notes).map(|text| text.value),
+            initialization: fields.object(&["handler_config"], notes).unwrap_or_default(),
+            ..RawHandler::default()
+        };
+    };
+    for legacy in ["handler_class", "handler_config"] {
+        if fields.get(legacy).is_some() {
+            let text = format!("handler and {legacy} say the same thing; keep one");
+            notes.mistake(key.line, fields.say(&text));
         }
-        other => {
-            notes.mistake(kind.line, fields.say(&format!("type {other:?} is unknown; expected standard")));
+    }
+    let place = format!("{place}, handler");
+    let Some(handler) = Fields::read(node, place, &[HANDLER], notes) else { return RawHandler::default() };
+    RawHandler {
+        callable: handler.text(&["callable"], notes).map(|text| text.value),
+        initialization: handler.object(&["initialization"], notes).unwrap_or_default(),
+        method: handler.json("method"),
+        resolver: handler.json("resolver"),
+    }
+}
+
+fn retry(fields: &Fields<'_>, place: &str, notes: &mut Notes) -> RawRetry {
+    let mut retry = RawRetry {
+        retryable: fields.flag(&["default_retryable"], notes),
+        max_attempts: attempts(fields, &["default_retry_limit", "max_retries", "retry_limit"], notes),
+        ..RawRetry::default()
+    };
+    // The older form: a kind, or a mapping of delays in seconds.
+    if let Some((_, node)) = fields.get("retry_backoff") {
+        if !matches!(node.value, Value::Map(_)) {
+            retry.backoff = backoff(fields, &["retry_backoff"], notes);
+        } else if let Some(delays) = Fields::read(node, format!("{place}, retry_backoff"), &[DELAYS], notes) {
+            retry.backoff_base_ms = delay(&delays, &[], &["initial_delay"], notes);
+            retry.max_backoff_ms = delay(&delays, &[], &["max_delay"], notes);
         }
+    }
+    let Some((key, node)) = fields.get("retry") else { return retry };
+    let Some(fields_below) = Fields::read(node, format!("{place}, retry"), &[RETRY, DELAYS], notes) else {
+        return retry;
+    };
+    let limit = attempts(&fields_below, &["max_attempts", "limit"], notes);
+    if limit.is_some() && retry.max_attempts.is_some_and(|earlier| Some(earlier) != limit) {
+        let text = "the step's own limit and the one under retry differ; keep one";
+        notes.mistake(key.line, fields.say(text));
+    }
+    let (first, last) = listed_delays(&fields_below, notes);
+    let base = ["backoff_base_seconds", "initial_delay"];
+    let max = ["max_backoff_seconds", "max_delay"];
+    RawRetry {
+        retryable: fields_below.flag(&["retryable"], notes).or(retry.retryable),
+        max_attempts: limit.or(retry.max_attempts),
+        backoff: backoff(&fields_below, &["backoff", "backoff_strategy"], notes).or(retry.backoff),
+        backoff_base_ms: delay(&fields_below, &["backoff_base_ms"], &base, notes)
+            .or(first)
+            .or(retry.backoff_base_ms),
+        max_backoff_ms: delay(&fields_below, &["max_backoff_ms"], &max, notes)
+            .or(last)
+            .or(retry.max_backoff_ms),
     }
 }
 
 fn attempts(fields: &Fields<'_>, names: &[&str], notes: &mut Notes) -> Option<u32> {
-    let limit = fields.whole(names, MOST_ATTEMPTS, notes)?;
     // The first run is always allowed, so none and one are the same.
-    u32::try_from(limit.value.max(1)).ok()
+    Some(fields.whole(names, 0..=MOST_ATTEMPTS, notes)?.value.max(1))
 }
 
 fn backoff(fields: &Fields<'_>, names: &[&str], notes: &mut Notes) -> Option<Backoff> {
-    const KINDS: [(&str, Backoff); 4] = [
+    const KINDS: &[(&str, Backoff)] = &[
         ("none", Backoff::None),
         ("linear", Backoff::Linear),
         ("exponential", Backoff::Exponential),
         ("fibonacci", Backoff::Fibonacci),
     ];
-    let kind = fields.text(names, notes)?;
-    let name = kind.value.trim_start_matches(':');
-    let known = KINDS.iter().find(|(known, _)| *known == name).map(|(_, backoff)| *backoff);
-    if known.is_none() {
-        let hint = did_you_mean(name, KINDS.iter().map(|(known, _)| *known));
-        notes.mistake(kind.line, fields.say(&format!("backoff {name:?} is unknown; {hint}")));
-    }
-    known
+    fields.choice(names, "backoff", KINDS, notes).map(|backoff| backoff.value)
 }
 
 /// A delay under a key in milliseconds or under one in seconds.
-fn delay(fields: &Fields<'_>, in_ms: &[&str], in_seconds: &[&str], notes: &mut Notes) -> Option<At<u64>> {
+fn delay(fields: &Fields<'_>, in_ms: &[&str], in_seconds: &[&str], notes: &mut Notes) -> Option<At<u32>> {
     let all: Vec<&str> = in_ms.iter().chain(in_seconds).copied().collect();
     fields.one_of(&all, notes)?;
-    fields.whole(in_ms, LONGEST_DELAY_MS, notes).or_else(|| {
-        let longest = LONGEST_DELAY_MS as f64 / 1_000.0;
-        let delay = fields.seconds(in_seconds, 0.0..=longest, notes)?;
-        Some(At { value: u64::try_from(delay.value.as_millis()).ok()?, line: delay.line })
+    fields.whole(in_ms, 0..=LONGEST_DELAY_MS, notes).or_else(|| {
+        let delay = fields.seconds(in_seconds, 0.0..=f64::from(LONGEST_DELAY_MS) / 1_000.0, notes)?;
+        Some(At { value: (delay.value * 1_000.0).round() as u32, line: delay.line })
     })
 }
 
 /// The older list of delays in seconds: its first and its last. What lies between follows the backoff.
-fn listed_delays(retry: &Fields<'_>, notes: &mut Notes) -> (Option<At<u64>>, Option<At<u64>>) {
+fn listed_delays(retry: &Fields<'_>, notes: &mut Notes) -> (Option<At<u32>>, Option<At<u32>>) {
     let Some((key, node)) = retry.get("backoff_seconds") else { return (None, None) };
-    let delays: Option<Vec<u64>> = match node.to_json() {
-        JsonValue::Array(items) => items.iter().map(JsonValue::as_u64).collect(),
-        single => single.as_u64().map(|delay| vec![delay]),
+    let in_ms = |value: &JsonValue| {
+        let ms = value.as_f64()? * 1_000.0;
+        (0.0..=f64::from(LONGEST_DELAY_MS)).contains(&ms).then_some(ms.round() as u32)
     };
-    let usable = delays.filter(|delays| {
-        !delays.is_empty() && delays.is_sorted() && delays.iter().all(|d| *d <= LONGEST_DELAY_MS / 1_000)
-    });
-    let Some(delays) = usable else {
+    let delays: Option<Vec<u32>> = match node.to_json() {
+        JsonValue::Array(items) => items.iter().map(in_ms).collect(),
+        single => in_ms(&single).map(|delay| vec![delay]),
+    };
+    let Some(delays) = delays.filter(|delays| !delays.is_empty() && delays.is_sorted()) else {
         let text = format!("backoff_seconds is {}; expected growing numbers of seconds", node.shown());
         notes.mistake(node.line, retry.say(&text));
         return (None, None);
@@ -376,6 +476,26 @@ fn listed_delays(retry: &Fields<'_>, notes: &mut Notes) -> (Option<At<u64>>, Opt
         let text = "of backoff_seconds the first and the last count; the delays between follow the backoff";
         notes.warning(key.line, retry.say(text));
     }
-    let ms = |seconds: Option<&u64>| seconds.map(|seconds| At { value: seconds * 1_000, line: node.line });
-    (ms(delays.first()), ms(delays.last()))
+    let at = |ms: Option<&u32>| ms.map(|ms| At { value: *ms, line: node.line });
+    (at(delays.first()), at(delays.last()))
+}
+
+fn batch(fields: &Fields<'_>, place: &str, notes: &mut Notes) -> Option<RawBatch> {
+    const STRATEGIES: &[(&str, FailureStrategy)] = &[
+        ("continue_on_failure", FailureStrategy::ContinueOnFailure),
+        ("fail_fast", FailureStrategy::FailFast),
+        ("isolate", FailureStrategy::Isolate),
+    ];
+    let (key, node) = fields.get("batch_config")?;
+    let batch = Fields::read(node, format!("{place}, batch_config"), &[BATCH], notes)?;
+    Some(RawBatch {
+        batch_size: batch.whole(&["batch_size"], 1..=100_000, notes).map(|at| at.value),
+        parallelism: batch.whole(&["parallelism"], 1..=1_000, notes).map(|at| at.value),
+        cursor_field: batch.text(&["cursor_field"], notes).map(|at| at.value),
+        worker_template: batch.text(&["worker_template"], notes),
+        failure_strategy: batch
+            .choice(&["failure_strategy"], "failure_strategy", STRATEGIES, notes)
+            .map(|at| at.value),
+        line: key.line,
+    })
 }
