@@ -6,7 +6,9 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::task::{StepState, Task, TaskState, lets_go};
-use crate::message::{ErrorType, Json, ResultStatus, StepExecutionError, StepExecutionRequest, StepExecutionResult};
+use crate::message::{
+    ErrorType, Json, ResultStatus, StepExecutionError, StepExecutionRequest, StepExecutionResult,
+};
 use crate::template::StepKind;
 
 /// Something heard about a task.

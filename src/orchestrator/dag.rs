@@ -67,6 +67,12 @@ impl Plan {
                 return Err(format!("the template has two steps named {:?}", step.name));
             }
         }
+        // A batch worker waits for the batchable step that names it, whether it says so or not.
+        let asks = |step: &StepTemplate| match &step.kind {
+            StepKind::Batchable(config) => Some((config.worker_template.clone()?, step.name.clone())),
+            _ => None,
+        };
+        let asked_by: BTreeMap<String, String> = template.steps.iter().filter_map(asks).collect();
         let find = |name: &str, of: &str| {
             by_name.get(name).copied().ok_or_else(|| format!("step {of:?} names {name:?}, which is no step"))
         };
@@ -91,7 +97,7 @@ impl Plan {
                 plan.compensations[target].push(index);
                 continue;
             }
-            for name in &step.dependencies {
+            for name in step.dependencies.iter().chain(asked_by.get(&step.name)) {
                 let parent = find(name, &step.name)?;
                 if template.steps[parent].compensates.is_some() {
                     return Err(format!("step {:?} waits for {name:?}, a compensation", step.name));
@@ -166,7 +172,10 @@ impl Plan {
                 for (number, name) in names(blueprint).into_iter().enumerate() {
                     instances.insert(template.steps.len(), Instance { division, number, blueprint });
                     let mut step = StepTemplate { name, ..self.step(blueprint).clone() };
-                    step.compensates = step.compensates.map(|_| workers[number].clone());
+                    match &mut step.compensates {
+                        Some(target) => target.clone_from(&workers[number]),
+                        None => step.dependencies.push(self.step(batchable).name.clone()),
+                    }
                     template.steps.push(step);
                 }
             }

@@ -47,7 +47,8 @@ impl Task {
             self.divide(step);
         }
         let fates = self.fates();
-        let new = (0..self.steps.len()).filter(|step| fates[*step] == Fate::Exists && !self.steps[*step].exists);
+        let new =
+            (0..self.steps.len()).filter(|step| fates[*step] == Fate::Exists && !self.steps[*step].exists);
         let new: Vec<usize> = new.collect();
         for step in &new {
             self.steps[*step].exists = true;
@@ -117,12 +118,13 @@ impl Task {
         let mut chosen: HashMap<usize, Vec<usize>> = HashMap::new();
         for step in plan.order() {
             let deferred = plan.step(step).kind == StepKind::DeferredConvergence;
-            let parents = plan.parents(step).iter().map(|parent| match (fates[*parent], chosen.get(parent)) {
-                (Fate::Exists, Some(_)) if deferred => Fate::Exists,
-                (Fate::Exists, Some(_)) if !self.steps[*parent].state.satisfies() => Fate::Open,
-                (Fate::Exists, Some(steps)) if !steps.contains(&plan.blueprint(step)) => Fate::Never,
-                (fate, _) => fate,
-            });
+            let parents =
+                plan.parents(step).iter().map(|parent| match (fates[*parent], chosen.get(parent)) {
+                    (Fate::Exists, Some(_)) if deferred => Fate::Exists,
+                    (Fate::Exists, Some(_)) if !self.steps[*parent].state.satisfies() => Fate::Open,
+                    (Fate::Exists, Some(steps)) if !steps.contains(&plan.blueprint(step)) => Fate::Never,
+                    (fate, _) => fate,
+                });
             fates[step] = if deferred { any_of(parents) } else { all_of(parents) };
             if plan.is_blueprint(step) && fates[step] == Fate::Exists {
                 let mut batchable = plan.parents(step).iter().filter(|p| plan.batch_config(**p).is_some());
@@ -146,7 +148,9 @@ impl Task {
         let names = decision.step_names();
         if names.len() > MOST_BRANCHES {
             let count = names.len();
-            return Err(format!("decision {name:?} names {count} steps; at most {MOST_BRANCHES} are allowed"));
+            return Err(format!(
+                "decision {name:?} names {count} steps; at most {MOST_BRANCHES} are allowed"
+            ));
         }
         let behind = self.plan.children(step);
         let find = |wanted: &String| {
@@ -170,7 +174,9 @@ impl Task {
         let count = batches.len();
         if count != outcome.worker_count() {
             let said = outcome.worker_count();
-            return Err(format!("step {name:?}: worker_count is {said}, and there are {count} cursor_configs"));
+            return Err(format!(
+                "step {name:?}: worker_count is {said}, and there are {count} cursor_configs"
+            ));
         }
         if count > MOST_BATCHES {
             return Err(format!(
@@ -187,9 +193,12 @@ impl Task {
             None => workers().next().filter(|_| workers().count() == 1),
         };
         let worker = worker.ok_or_else(|| {
-            let known = workers().map(|worker| plan.step(worker).name.as_str()).collect::<Vec<_>>().join(", ");
+            let known =
+                workers().map(|worker| plan.step(worker).name.as_str()).collect::<Vec<_>>().join(", ");
             let wanted = wanted.map_or_else(|| "no batch worker".to_owned(), |wanted| format!("{wanted:?}"));
-            format!("step {name:?} names {wanted}; it has to name a batch worker behind it; there are: {known}")
+            format!(
+                "step {name:?} names {wanted}; it has to name a batch worker behind it; there are: {known}"
+            )
         })?;
         plan.divided(step, Some(worker), batches.clone())?;
         Ok((Some(worker), batches))
@@ -211,9 +220,9 @@ impl Plan {
     /// Whether what waits for a step goes on when it failed: it is one of many batches, and the others count.
     pub(super) fn goes_on_without(&self, step: usize) -> bool {
         self.division_of(step).is_some()
-            && self.batch(step).is_some_and(|(config, _)| {
-                config.failure_strategy == FailureStrategy::ContinueOnFailure
-            })
+            && self
+                .batch(step)
+                .is_some_and(|(config, _)| config.failure_strategy == FailureStrategy::ContinueOnFailure)
     }
 }
 

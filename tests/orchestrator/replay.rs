@@ -21,58 +21,73 @@ use crate::support::{
     Answer, Toy, config, failure, finished, linear, result_of, sqlite, start, task, template, texts, until,
 };
 
-struct World {
-    task: Task,
+/// A task, and what is heard about it.
+pub(crate) struct World {
+    pub(crate) task: Task,
+    plan: Arc<Plan>,
     now: i64,
 }
 
 impl World {
-    fn new(template: Template) -> Self {
+    pub(crate) fn new(template: Template) -> Self {
         let plan = Arc::new(Plan::new(Arc::new(template)).expect("a sound template"));
-        let task = Task::new(Uuid::new_v4(), plan, Json::empty_object(), "c".to_owned(), 0, Uuid::new_v4);
-        let mut world = Self { task, now: 1_000 };
+        let context = Json::empty_object();
+        let task = Task::new(Uuid::new_v4(), Arc::clone(&plan), context, "c".to_owned(), 0, Uuid::new_v4);
+        let mut world = Self { task, plan, now: 1_000 };
         assert_eq!(world.hear(Event::Submitted).outcome, Outcome::Applied);
         world
     }
 
-    fn hear(&mut self, event: Event) -> Advance {
+    pub(crate) fn hear(&mut self, event: Event) -> Advance {
         self.now += 1;
         let timing =
             Timing { now: self.now, default_timeout: Duration::ZERO, overdue_after: Duration::from_secs(60) };
         let advanced = advance(&mut self.task, &event, &timing);
-        // As after a restart: what is counted on is what is counted anew.
-        let mut recounted = self.task.clone();
-        recounted.recount();
-        assert_eq!(format!("{:?}", self.task), format!("{recounted:?}"));
+        // What is counted on is what is counted anew after a restart.
+        assert_eq!(format!("{:?}", self.task), format!("{:?}", self.restored()));
         advanced
     }
 
-    fn step(&self, name: &str) -> usize {
+    /// The task as it comes back from the store.
+    fn restored(&self) -> Task {
+        let old = &self.task;
+        let mut uuids = old.steps.iter().map(|step| step.uuid);
+        let uuids = || uuids.next().expect("one for each step");
+        let (plan, correlation) = (Arc::clone(&self.plan), old.correlation_id.clone());
+        let mut task = Task::new(old.uuid, plan, old.context.clone(), correlation, old.priority, uuids);
+        task.state = old.state;
+        let stored = old.steps.iter().enumerate().filter(|(_, step)| step.exists);
+        let stored = stored.map(|(place, step)| (old.plan.step(place).name.clone(), step.clone()));
+        task.restore(stored.collect()).expect("every step has its place");
+        task
+    }
+
+    pub(crate) fn step(&self, name: &str) -> usize {
         self.task.plan.find(name).expect("a step of the template")
     }
 
-    fn state(&self, name: &str) -> StepState {
+    pub(crate) fn state(&self, name: &str) -> StepState {
         self.task.steps[self.step(name)].state
     }
 
-    fn request(&self, name: &str, attempt: u32) -> StepExecutionRequest {
+    pub(crate) fn request(&self, name: &str, attempt: u32) -> StepExecutionRequest {
         let message = outgoing::request(&self.task, self.step(name), attempt, self.now, &Names::default());
         StepExecutionRequest::decode(&message.body).expect("a request we wrote")
     }
 
-    fn success(&self, name: &str, attempt: u32) -> Event {
+    pub(crate) fn success(&self, name: &str, attempt: u32) -> Event {
         Event::Result(Box::new(result_of(&self.request(name, attempt), Ok(json!(attempt)))))
     }
 
-    fn failure(&self, name: &str, attempt: u32) -> Event {
+    pub(crate) fn failure(&self, name: &str, attempt: u32) -> Event {
         Event::Result(Box::new(result_of(&self.request(name, attempt), Err("no"))))
     }
 
-    fn retry(&self, name: &str, failed: u32) -> Event {
+    pub(crate) fn retry(&self, name: &str, failed: u32) -> Event {
         Event::Retry(Box::new(self.request(name, failed + 1)))
     }
 
-    fn dead_letter(&self, name: &str, attempt: u32) -> Event {
+    pub(crate) fn dead_letter(&self, name: &str, attempt: u32) -> Event {
         let request = self.request(name, attempt);
         Event::DeadLetter(Box::new(DeadLetter {
             step_uuid: request.step_uuid,
@@ -83,12 +98,12 @@ impl World {
         }))
     }
 
-    fn outcomes(&mut self, events: Vec<Event>) -> Vec<Outcome> {
+    pub(crate) fn outcomes(&mut self, events: Vec<Event>) -> Vec<Outcome> {
         events.into_iter().map(|event| self.hear(event).outcome).collect()
     }
 }
 
-fn replayed(replays: u32, event: Event) -> Event {
+pub(crate) fn replayed(replays: u32, event: Event) -> Event {
     Event::Replayed { replays, event: Box::new(event) }
 }
 
