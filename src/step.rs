@@ -55,16 +55,31 @@ impl<C> Step<C> {
     }
 
     fn find<T: DeserializeOwned>(&self, step_name: &str) -> StepResult<Option<T>> {
-        let Some(output) = self.request.sequence_data.iter().find(|o| o.step_name == step_name) else {
-            return Ok(None);
-        };
-        output.result.parse().map(Some).map_err(|error| {
-            StepError::validation(format_args!(
-                "step {:?} cannot read the result of {step_name:?}: {error}",
-                self.name()
-            ))
-            .code("INVALID_DEPENDENCY")
+        let output = self.request.sequence_data.iter().find(|o| o.step_name == step_name);
+        output.map(|output| self.read(output)).transpose()
+    }
+
+    fn read<T: DeserializeOwned>(&self, output: &StepOutput) -> StepResult<T> {
+        output.result.parse().map_err(|error| {
+            let (name, of) = (self.name(), &output.step_name);
+            let text = format_args!("step {name:?} cannot read the result of {of:?}: {error}");
+            StepError::validation(text).code("INVALID_DEPENDENCY")
         })
+    }
+
+    /// What the instances of the batch worker named `worker` returned, in the order of their batches. Those that
+    /// failed are left out, where the template lets the others go on.
+    ///
+    /// # Errors
+    /// Permanent, naming both steps: when a result does not fit `T`.
+    pub fn results_of<T: DeserializeOwned>(&self, worker: &str) -> StepResult<Vec<T>> {
+        let number =
+            |output: &StepOutput| output.step_name.strip_prefix(worker)?.strip_prefix('_')?.parse().ok();
+        let outputs = self.request.sequence_data.iter();
+        let mut outputs: Vec<(u32, &StepOutput)> =
+            outputs.filter_map(|output| Some((number(output)?, output))).collect();
+        outputs.sort_by_key(|(number, _)| *number);
+        outputs.into_iter().map(|(_, output)| self.read(output)).collect()
     }
 
     /// A handler setting from the template (`initialization`), or `None` where the template has none.
