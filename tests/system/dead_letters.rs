@@ -364,6 +364,7 @@ steps:
 
     system.restart_orchestrator().await;
     open.store(true, Ordering::Relaxed);
+    parked(&system.broker, &system.config.names(), 1).await;
     let mut letter = taken(&system.broker, &system.config.names()).await.remove(0);
     assert_eq!(letter.step.as_deref(), Some("work_002"));
     assert_eq!(letter.objection(&system.client).await.expect("the orchestrator answers"), None);

@@ -9,6 +9,7 @@ mod program;
 #[path = "../support/proxy.rs"]
 #[expect(dead_code, reason = "the broker's own tests do more with it")]
 mod proxy;
+mod scale;
 mod support;
 mod system;
 mod worker;
