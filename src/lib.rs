@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod api;
+pub mod batch;
 pub mod broker;
 pub mod catalog;
 pub mod client;
@@ -8,6 +9,7 @@ mod clock;
 pub mod config;
 mod control;
 pub mod dead_letters;
+pub mod decision;
 mod error;
 pub mod handler;
 pub mod message;
@@ -21,7 +23,9 @@ pub mod template;
 pub mod worker;
 pub mod workflows;
 
+pub use batch::{Batch, Batches};
 pub use config::Config;
+pub use decision::Decision;
 pub use error::Error;
 pub use handler::{HandlerRegistry, Namespace, StepHandler};
 pub use message::{ExecutionMetadata, StepExecutionError, StepExecutionRequest, StepExecutionResult};

@@ -9,9 +9,11 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::batch::Batch;
 use crate::message::{ErrorType, HandlerSpec, Json, PROTOCOL_VERSION, StepExecutionRequest, StepOutput};
 use crate::outcome::{StepError, StepResult};
 use crate::retry::RetryPolicy;
+use crate::template::BatchConfig;
 
 /// One step to run, with the task's context read as `C`.
 #[derive(Debug, Clone)]
@@ -53,16 +55,31 @@ impl<C> Step<C> {
     }
 
     fn find<T: DeserializeOwned>(&self, step_name: &str) -> StepResult<Option<T>> {
-        let Some(output) = self.request.sequence_data.iter().find(|o| o.step_name == step_name) else {
-            return Ok(None);
-        };
-        output.result.parse().map(Some).map_err(|error| {
-            StepError::validation(format_args!(
-                "step {:?} cannot read the result of {step_name:?}: {error}",
-                self.name()
-            ))
-            .code("INVALID_DEPENDENCY")
+        let output = self.request.sequence_data.iter().find(|o| o.step_name == step_name);
+        output.map(|output| self.read(output)).transpose()
+    }
+
+    fn read<T: DeserializeOwned>(&self, output: &StepOutput) -> StepResult<T> {
+        output.result.parse().map_err(|error| {
+            let (name, of) = (self.name(), &output.step_name);
+            let text = format_args!("step {name:?} cannot read the result of {of:?}: {error}");
+            StepError::validation(text).code("INVALID_DEPENDENCY")
         })
+    }
+
+    /// What the instances of the batch worker named `worker` returned, in the order of their batches. Those that
+    /// failed are left out, where the template lets the others go on.
+    ///
+    /// # Errors
+    /// Permanent, naming both steps: when a result does not fit `T`.
+    pub fn results_of<T: DeserializeOwned>(&self, worker: &str) -> StepResult<Vec<T>> {
+        let number =
+            |output: &StepOutput| output.step_name.strip_prefix(worker)?.strip_prefix('_')?.parse().ok();
+        let outputs = self.request.sequence_data.iter();
+        let mut outputs: Vec<(u32, &StepOutput)> =
+            outputs.filter_map(|output| Some((number(output)?, output))).collect();
+        outputs.sort_by_key(|(number, _)| *number);
+        outputs.into_iter().map(|(_, output)| self.read(output)).collect()
     }
 
     /// A handler setting from the template (`initialization`), or `None` where the template has none.
@@ -82,7 +99,27 @@ impl<C> Step<C> {
         }
     }
 
-    /// The step's name.
+    /// The part of the work that this instance of a batch worker does, its cursors read as `T`.
+    ///
+    /// # Errors
+    /// Permanent: when the step is no instance of a batch worker, or its cursors do not fit `T`.
+    pub fn batch<T: DeserializeOwned>(&self) -> StepResult<Batch<T>> {
+        let refused = |problem: &dyn std::fmt::Display| {
+            let text = format_args!("step {:?} cannot read its batch: {problem}", self.name());
+            StepError::validation(text).code("INVALID_BATCH")
+        };
+        let batch = self.request.batch.clone();
+        let batch = batch.ok_or_else(|| refused(&"it is no instance of a batch worker"))?;
+        let cursor = |cursor| serde_json::from_value(cursor).map_err(|error| refused(&error));
+        Ok(Batch { id: batch.id, start: cursor(batch.start)?, end: cursor(batch.end)?, size: batch.size })
+    }
+
+    /// How the template divides the work of this batchable step; the defaults where it does not say.
+    pub fn batch_config(&self) -> BatchConfig {
+        self.request.batch_config.clone().unwrap_or_default()
+    }
+
+    /// The step's name; of an instance of a batch worker, with its number.
     pub fn name(&self) -> &str {
         &self.request.step_name
     }
@@ -200,6 +237,8 @@ impl<C: Serialize + DeserializeOwned> Step<C> {
             previous_error: None,
             previous_attempt_at: None,
             not_before: None,
+            batch_config: None,
+            batch: None,
         };
         Self::new(context, Arc::new(request), CancellationToken::new(), None)
     }
@@ -220,6 +259,13 @@ impl<C: Serialize + DeserializeOwned> Step<C> {
     #[must_use]
     pub fn with_settings(mut self, settings: serde_json::Value) -> Self {
         Arc::make_mut(&mut self.request).handler.initialization = settings.into();
+        self
+    }
+
+    /// Makes this an instance of a batch worker, with this part of the work.
+    #[must_use]
+    pub fn with_batch(mut self, batch: Batch) -> Self {
+        Arc::make_mut(&mut self.request).batch = Some(batch);
         self
     }
 

@@ -1,13 +1,16 @@
 //! What happens to a task when something is heard about it: a pure function, without clock or I/O.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::by_hand::ByHand;
 use super::stale::Finding;
-use super::task::{StepState, Task, TaskState};
-use crate::message::{Json, ResultStatus, StepExecutionError, StepExecutionRequest, StepExecutionResult};
+use super::task::{StepState, Task, TaskState, lets_go};
+use crate::message::{
+    ErrorType, Json, ResultStatus, StepExecutionError, StepExecutionRequest, StepExecutionResult,
+};
 
 /// Something heard about a task.
 #[derive(Debug, Clone, PartialEq)]
@@ -225,6 +228,9 @@ impl Turn<'_> {
         if result.attempt == 0 {
             return Outcome::Refused;
         }
+        if let Some(refused) = self.refused(step, result) {
+            return self.result(&refused);
+        }
         let to = match result.status {
             ResultStatus::Completed if result.success => StepState::Complete,
             ResultStatus::Cancelled => StepState::Cancelled,
@@ -261,6 +267,25 @@ impl Turn<'_> {
             },
         );
         Outcome::Applied
+    }
+
+    /// The failure that a success is whose output the step's kind does not allow.
+    fn refused(&self, step: usize, result: &StepExecutionResult) -> Option<StepExecutionResult> {
+        let success = result.success && result.status == ResultStatus::Completed;
+        let message = self.task.check_output(step, &result.data).err().filter(|_| success)?;
+        Some(StepExecutionResult {
+            success: false,
+            status: ResultStatus::Failed,
+            data: Json::null(),
+            error: Some(StepExecutionError {
+                message,
+                error_type: ErrorType::ResultRefused.to_string(),
+                code: Some("INVALID_OUTCOME".to_owned()),
+                retryable: false,
+                details: None,
+            }),
+            ..result.clone()
+        })
     }
 
     fn retry(&mut self, request: &StepExecutionRequest) -> Outcome {
@@ -367,7 +392,11 @@ impl Turn<'_> {
 
     /// What an answer from a new life of a step is if the step must not begin one.
     fn not_to_be_reopened(&self, step: usize) -> Option<Outcome> {
-        let undone = self.undone(step);
+        let plan = &self.task.plan;
+        // What went on without it would not take its result into account any more.
+        let begun = |child: &usize| self.task.steps[*child].state != StepState::Pending;
+        let too_late = plan.goes_on_without(step) && plan.children(step).iter().any(begun);
+        let undone = too_late || self.undone(step);
         let goes_on = self.task.state == TaskState::Error || !self.task.state.is_terminal();
         match self.task.steps[step].state {
             state if state.is_open() => None,
@@ -426,19 +455,24 @@ impl Turn<'_> {
 
     /// Moves a step to another state, and lets go what waited for it.
     pub(super) fn change(&mut self, step: usize, to: StepState, note: Note) {
-        let forward = self.task.plan.target(step).is_none();
+        let plan = Arc::clone(&self.task.plan);
+        let forward = plan.target(step).is_none();
         let run = &mut self.task.steps[step];
         let from = std::mem::replace(&mut run.state, to);
         run.due_at = None;
         run.next_retry_at = None;
         run.sent_again = 0;
-        self.task.tally.leave(from);
-        self.task.tally.enter(step, to, forward);
+        self.task.tally.leave(&plan, step, from);
+        self.task.tally.enter(&plan, step, to);
         self.effects.push(Effect::Step { step, from: Some(from), to, note });
-        if forward && to.satisfies() {
-            for index in 0..self.task.plan.children(step).len() {
-                let child = self.task.plan.children(step)[index];
-                self.release(child);
+        if forward && lets_go(&plan, step, to) {
+            for child in plan.children(step) {
+                if self.task.steps[*child].exists {
+                    self.release(*child);
+                }
+            }
+            if plan.step(step).kind.calls_for_steps() {
+                self.grow(step);
             }
         } else if !forward && to.is_finished() {
             // A compensation that failed holds up no other: each undoes what it can.
@@ -446,13 +480,51 @@ impl Turn<'_> {
                 self.release(earlier);
             }
         }
+        if let Some(division) = plan.division_of(step).filter(|_| to.is_finished()) {
+            self.begin_instances(division);
+        }
     }
 
     fn release(&mut self, step: usize) {
-        let run = &mut self.task.steps[step];
-        run.waits_for -= 1;
-        if run.waits_for == 0 && run.state == StepState::Pending && !self.task.state.is_terminal() {
-            self.enqueue(step);
+        self.task.steps[step].waits_for -= 1;
+        self.begin(step);
+    }
+
+    /// Makes what a decision or a batchable step called for.
+    fn grow(&mut self, step: usize) {
+        for new in self.call_for(step) {
+            self.begin(new);
+        }
+    }
+
+    /// The same, before any of it begins.
+    pub(super) fn call_for(&mut self, step: usize) -> Vec<usize> {
+        let new = self.task.grow(step);
+        for new in &new {
+            let reason = Some(format!("called for by {:?}", self.task.plan.step(step).name));
+            let note = Note { reason, ..Note::default() };
+            self.effects.push(Effect::Step { step: *new, from: None, to: StepState::Pending, note });
+        }
+        new
+    }
+
+    /// Requests a step that waits for nothing any more.
+    pub(super) fn begin(&mut self, step: usize) {
+        let run = &self.task.steps[step];
+        if run.waits_for > 0 || run.state != StepState::Pending || self.task.state.is_terminal() {
+            return;
+        }
+        match self.task.plan.division_of(step) {
+            Some(division) => self.begin_instances(division),
+            None => self.enqueue(step),
+        }
+    }
+
+    fn begin_instances(&mut self, division: usize) {
+        while !self.task.state.is_terminal()
+            && let Some(next) = self.task.next_instance(division)
+        {
+            self.enqueue(next);
         }
     }
 
@@ -463,7 +535,7 @@ impl Turn<'_> {
         }
         let tally = &self.task.tally;
         if tally.open == 0 && !tally.compensating {
-            if tally.satisfied == self.task.plan.forward() {
+            if tally.satisfied == tally.created {
                 return self.enter(TaskState::Complete, None);
             }
             self.compensate();

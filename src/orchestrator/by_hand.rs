@@ -56,7 +56,8 @@ struct RecordMetadata<'a> {
 }
 
 impl Turn<'_> {
-    /// A cancelled task stays as it is, and so does a step that succeeded, or whose effects are undone.
+    /// A cancelled task stays as it is, and so does a step that succeeded, or whose effects are undone; a decision
+    /// is completed only with the steps it calls for.
     pub(super) fn by_hand(&mut self, wish: &ByHand) -> Outcome {
         let Some(step) = self.task.steps.iter().position(|step| step.exists && step.uuid == wish.step_uuid)
         else {
@@ -65,6 +66,11 @@ impl Turn<'_> {
         let state = self.task.steps[step].state;
         let over = self.task.state.is_terminal() && self.task.state != TaskState::Error;
         if over || state.satisfies() || self.undone(step) {
+            return Outcome::Refused;
+        }
+        if let Decision::Complete { result, .. } = &wish.decision
+            && self.task.check_output(step, result).is_err()
+        {
             return Outcome::Refused;
         }
         let reason = format!("by {}: {}", wish.by, wish.reason);
@@ -103,18 +109,23 @@ impl Turn<'_> {
             ..Note::default()
         };
         self.effects.push(Effect::Step { step, from: Some(state), to, note });
+        if self.task.plan.step(step).kind.calls_for_steps() {
+            self.call_for(step);
+        }
         // What failed first, and what compensations wait for, is not undone by counting on.
         self.task.recount();
-        for step in 0..self.task.steps.len() {
-            let run = &self.task.steps[step];
-            if run.exists && run.state == StepState::Pending && run.waits_for == 0 {
-                self.enqueue(step);
-            }
-        }
+        let steps = self.task.steps.iter().enumerate();
+        let ready =
+            steps.filter(|(_, run)| run.exists && run.state == StepState::Pending && run.waits_for == 0);
+        let ready: Vec<usize> = ready.map(|(step, _)| step).collect();
         // A task that cannot go on yet stays failed, so that nothing is undone between two decisions.
-        let goes_on = self.task.tally.open > 0 || self.task.tally.satisfied == self.task.plan.forward();
+        let tally = &self.task.tally;
+        let goes_on = !ready.is_empty() || tally.open > 0 || tally.satisfied == tally.created;
         if self.task.state == TaskState::Error && goes_on {
             self.enter(TaskState::StepsInProcess, Some(reason));
+        }
+        for step in ready {
+            self.begin(step);
         }
         Outcome::Applied
     }

@@ -121,12 +121,9 @@ impl Cache {
             Task::new(task_uuid, plan, stored.context, stored.correlation_id, stored.priority, new_uuid);
         task.state = stored.state;
         task.created_at = stored.created_at;
-        for (position, step) in stored.steps {
-            if let Err(reason) = task.restore_step(position, step) {
-                return Ok(Err(reason));
-            }
+        if let Err(reason) = task.restore(stored.steps) {
+            return Ok(Err(reason));
         }
-        task.recount();
         Ok(Ok(task))
     }
 }

@@ -41,7 +41,7 @@ struct StepChange {
 }
 
 impl Changes {
-    /// A task that was made just now, with all its steps but the compensations.
+    /// A task that was made just now, with the steps it has from the beginning.
     pub(super) fn created(&mut self, task: &Task, row: TaskRow) {
         let steps = (0..task.steps.len()).filter(|step| task.steps[*step].exists);
         let change = self.change(task.uuid);

@@ -1,55 +1,91 @@
 //! What depends on what within a template, worked out once for all its tasks.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use crate::template::{StepKind, StepTemplate, Template};
+use crate::batch::Batch;
+use crate::template::{BatchConfig, StepKind, StepTemplate, Template};
 
-/// A template and the relations between its steps. Steps are named by their place in the template.
+/// Decisions one after another, at most.
+const DEEPEST: usize = 20;
+
+/// A template and the relations between its steps. Steps are named by their place in the template; behind its
+/// own steps come the instances of batch workers, once their batchable steps have asked for them.
 #[derive(Debug)]
 pub struct Plan {
     template: Arc<Template>,
-    by_name: HashMap<String, usize>,
+    divisions: Vec<Arc<Division>>,
+    instances: BTreeMap<usize, Instance>,
+    by_name: BTreeMap<String, usize>,
     parents: Vec<Vec<usize>>,
     children: Vec<Vec<usize>>,
     rank: Vec<usize>,
     target: Vec<Option<usize>>,
     compensations: Vec<Vec<usize>>,
-    forward: usize,
+}
+
+/// What a batchable step asked for: instances of a batch worker.
+#[derive(Debug)]
+pub struct Division {
+    /// The batchable step.
+    pub batchable: usize,
+    /// The batch worker.
+    pub worker: usize,
+    /// The first instance; the others follow it.
+    pub first: usize,
+    /// The part of each instance.
+    pub batches: Vec<Batch>,
+}
+
+/// An instance of a batch worker, or of the step that undoes one.
+#[derive(Debug, Clone, Copy)]
+struct Instance {
+    division: usize,
+    number: usize,
+    blueprint: usize,
 }
 
 impl Plan {
     /// Works the relations out.
     ///
     /// # Errors
-    /// A sentence, for a template that was never validated: a name that is missing or taken twice, or a cycle;
-    /// and for a step of a type that cannot be run.
+    /// A sentence, for a template that was never validated: a name that is missing or taken twice, a cycle, a
+    /// batch worker that waits for no batchable step or for several, or too many decisions one after another.
     pub fn new(template: Arc<Template>) -> Result<Self, String> {
+        Self::build(template, Vec::new(), BTreeMap::new())
+    }
+
+    fn build(
+        template: Arc<Template>,
+        divisions: Vec<Arc<Division>>,
+        instances: BTreeMap<usize, Instance>,
+    ) -> Result<Self, String> {
         let count = template.steps.len();
-        let mut by_name = HashMap::with_capacity(count);
+        let mut by_name = BTreeMap::new();
         for (index, step) in template.steps.iter().enumerate() {
             if by_name.insert(step.name.clone(), index).is_some() {
                 return Err(format!("the template has two steps named {:?}", step.name));
             }
-            if step.kind != StepKind::Standard {
-                let (name, kind) = (&step.name, step.kind.as_str());
-                return Err(format!(
-                    "step {name:?}: type {kind} is not supported yet; only standard steps can be run"
-                ));
-            }
         }
+        // A batch worker waits for the batchable step that names it, whether it says so or not.
+        let asks = |step: &StepTemplate| match &step.kind {
+            StepKind::Batchable(config) => Some((config.worker_template.clone()?, step.name.clone())),
+            _ => None,
+        };
+        let asked_by: BTreeMap<String, String> = template.steps.iter().filter_map(asks).collect();
         let find = |name: &str, of: &str| {
             by_name.get(name).copied().ok_or_else(|| format!("step {of:?} names {name:?}, which is no step"))
         };
         let mut plan = Self {
-            by_name: HashMap::new(),
+            by_name: BTreeMap::new(),
             parents: vec![Vec::new(); count],
             children: vec![Vec::new(); count],
             rank: Vec::new(),
             target: vec![None; count],
             compensations: vec![Vec::new(); count],
-            forward: 0,
             template: Arc::clone(&template),
+            divisions,
+            instances,
         };
         for (index, step) in template.steps.iter().enumerate() {
             if let Some(name) = &step.compensates {
@@ -61,8 +97,7 @@ impl Plan {
                 plan.compensations[target].push(index);
                 continue;
             }
-            plan.forward += 1;
-            for name in &step.dependencies {
+            for name in step.dependencies.iter().chain(asked_by.get(&step.name)) {
                 let parent = find(name, &step.name)?;
                 if template.steps[parent].compensates.is_some() {
                     return Err(format!("step {:?} waits for {name:?}, a compensation", step.name));
@@ -75,7 +110,78 @@ impl Plan {
         }
         plan.rank = plan.topological_ranks()?;
         plan.by_name = by_name;
+        plan.check_kinds()?;
         Ok(plan)
+    }
+
+    fn check_kinds(&self) -> Result<(), String> {
+        let mut decisions = vec![0; self.len()];
+        for step in self.order() {
+            let above = self.parents(step).iter().map(|parent| decisions[*parent]).max().unwrap_or(0);
+            decisions[step] = above + usize::from(self.step(step).kind == StepKind::Decision);
+            let name = &self.step(step).name;
+            if decisions[step] > DEEPEST {
+                return Err(format!("step {name:?}: at most {DEEPEST} decisions may follow one another"));
+            }
+            if self.is_blueprint(step) {
+                let batchable = |parent: &&usize| self.batch_config(**parent).is_some();
+                let count = self.parents(step).iter().filter(batchable).count();
+                if count != 1 {
+                    return Err(format!(
+                        "step {name:?}: a batch worker waits for one batchable step, and this one for {count}"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The same workflow with an instance of `worker` for each of the batches that `batchable` asked for. What
+    /// waits for the worker waits for its instances and for the batchable step. Places stay as they are.
+    ///
+    /// # Errors
+    /// A sentence, when an instance's name is taken.
+    pub fn divided(
+        &self,
+        batchable: usize,
+        worker: Option<usize>,
+        batches: Vec<Batch>,
+    ) -> Result<Self, String> {
+        let mut template = Template::clone(&self.template);
+        let (mut divisions, mut instances) = (self.divisions.clone(), self.instances.clone());
+        let names = |blueprint: usize| {
+            let name = &self.step(blueprint).name;
+            (1..=batches.len()).map(|number| format!("{name}_{number:03}")).collect::<Vec<_>>()
+        };
+        for blueprint in self.children(batchable).iter().filter(|child| self.is_blueprint(**child)) {
+            let mut instead = vec![self.step(batchable).name.clone()];
+            if worker == Some(*blueprint) {
+                instead.extend(names(*blueprint));
+            }
+            for dependent in self.children(*blueprint) {
+                let dependencies = &mut template.steps[*dependent].dependencies;
+                dependencies.retain(|name| *name != self.step(*blueprint).name);
+                dependencies.extend_from_slice(&instead);
+            }
+        }
+        if let Some(worker) = worker {
+            let workers = names(worker);
+            let division = divisions.len();
+            let first = template.steps.len();
+            for blueprint in std::iter::once(worker).chain(self.compensations[worker].iter().copied()) {
+                for (number, name) in names(blueprint).into_iter().enumerate() {
+                    instances.insert(template.steps.len(), Instance { division, number, blueprint });
+                    let mut step = StepTemplate { name, ..self.step(blueprint).clone() };
+                    match &mut step.compensates {
+                        Some(target) => target.clone_from(&workers[number]),
+                        None => step.dependencies.push(self.step(batchable).name.clone()),
+                    }
+                    template.steps.push(step);
+                }
+            }
+            divisions.push(Arc::new(Division { batchable, worker, first, batches }));
+        }
+        Self::build(Arc::new(template), divisions, instances)
     }
 
     /// The template.
@@ -93,14 +199,44 @@ impl Plan {
         self.template.steps.is_empty()
     }
 
-    /// How many steps there are, compensations left out.
-    pub fn forward(&self) -> usize {
-        self.forward
-    }
-
     /// One step's definition.
     pub fn step(&self, step: usize) -> &StepTemplate {
         &self.template.steps[step]
+    }
+
+    /// How a step divides its work, where it is a batchable one.
+    pub fn batch_config(&self, step: usize) -> Option<&BatchConfig> {
+        match &self.step(step).kind {
+            StepKind::Batchable(config) => Some(config),
+            _ => None,
+        }
+    }
+
+    /// Whether a step never runs itself, but only its instances.
+    pub fn is_blueprint(&self, step: usize) -> bool {
+        self.step(step).kind == StepKind::BatchWorker && !self.instances.contains_key(&step)
+    }
+
+    /// The batch worker that a step is an instance of, or the step itself.
+    pub fn blueprint(&self, step: usize) -> usize {
+        self.instances.get(&step).map_or(step, |instance| instance.blueprint)
+    }
+
+    /// What batchable steps asked for.
+    pub fn divisions(&self) -> &[Arc<Division>] {
+        &self.divisions
+    }
+
+    /// Which division an instance of a batch worker belongs to. Steps that undo one belong to none.
+    pub fn division_of(&self, step: usize) -> Option<usize> {
+        self.instances.get(&step).filter(|_| self.target[step].is_none()).map(|instance| instance.division)
+    }
+
+    /// The part of the work that is an instance's, or was the part of the instance that it undoes.
+    pub fn batch(&self, step: usize) -> Option<(&BatchConfig, &Batch)> {
+        let instance = self.instances.get(&step)?;
+        let division = &self.divisions[instance.division];
+        Some((self.batch_config(division.batchable)?, &division.batches[instance.number]))
     }
 
     /// The place of the step of this name.
@@ -128,15 +264,27 @@ impl Plan {
         &self.compensations[step]
     }
 
+    /// The steps but compensations, each after all it waits for.
+    pub fn order(&self) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..self.len()).filter(|step| self.target[*step].is_none()).collect();
+        order.sort_unstable_by_key(|step| self.rank[*step]);
+        order
+    }
+
     /// All transitive ancestors of a step, each after its own ancestors.
+    pub fn ancestors(&self, step: usize) -> Vec<usize> {
+        self.ancestors_among(step, |_| true)
+    }
+
+    /// The same by way of steps that exist.
     ///
     /// Walked at every call: kept for each step, the ancestors of a long chain would need the square of its length.
-    pub fn ancestors(&self, step: usize) -> Vec<usize> {
+    fn ancestors_among(&self, step: usize, exists: impl Fn(usize) -> bool) -> Vec<usize> {
         let mut seen = vec![false; self.len()];
         let mut found = Vec::new();
         let mut open = self.parents[step].clone();
         while let Some(next) = open.pop() {
-            if !std::mem::replace(&mut seen[next], true) {
+            if exists(next) && !std::mem::replace(&mut seen[next], true) {
                 found.push(next);
                 open.extend_from_slice(&self.parents[next]);
             }
@@ -145,16 +293,16 @@ impl Plan {
         found
     }
 
-    /// The steps whose results a request for `step` carries: its ancestors, or for a compensation the
-    /// ancestors of the step it undoes and that step itself.
-    pub fn inputs(&self, step: usize) -> Vec<usize> {
+    /// The steps whose results a request for `step` carries: its ancestors among those that exist, or for a
+    /// compensation the ancestors of the step it undoes and that step itself.
+    pub fn inputs(&self, step: usize, exists: impl Fn(usize) -> bool) -> Vec<usize> {
         match self.target[step] {
             Some(target) => {
-                let mut inputs = self.ancestors(target);
+                let mut inputs = self.ancestors_among(target, exists);
                 inputs.push(target);
                 inputs
             }
-            None => self.ancestors(step),
+            None => self.ancestors_among(step, exists),
         }
     }
 
@@ -239,8 +387,8 @@ mod tests {
     #[test]
     fn a_compensation_gets_what_its_target_got_and_what_it_returned() {
         let plan = plan(&[("a", &[]), ("b", &["a"]), ("~b", &[]), ("c", &["b"])]);
-        assert_eq!(names(&plan, &plan.inputs(2)), ["a", "b"]);
-        assert_eq!((plan.forward(), plan.compensations(1), plan.target(2)), (3, &[2][..], Some(1)));
+        assert_eq!(names(&plan, &plan.inputs(2, |_| true)), ["a", "b"]);
+        assert_eq!((plan.compensations(1), plan.target(2)), (&[2][..], Some(1)));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod cache;
 mod changes;
 pub mod dag;
 mod declare;
+mod growth;
 pub mod identity;
 mod incoming;
 mod intake;
@@ -130,8 +131,14 @@ impl Orchestrator {
         let (commands, commands_receiver) = mpsc::channel(COMMANDS);
         let (declared, declared_receiver) = watch::channel(0);
 
-        let (outbox, outbox_handle, reports) =
-            Outbox::new(store.clone(), &*broker, &names, Arc::clone(&shared), declared_receiver.clone());
+        let (outbox, outbox_handle, reports) = Outbox::new(
+            store.clone(),
+            &*broker,
+            &names,
+            config.broker.max_message_bytes,
+            Arc::clone(&shared),
+            declared_receiver.clone(),
+        );
         let outbox = running.spawn(outbox.run()).abort_handle();
         let overdue = Overdue {
             store: store.clone(),

@@ -83,6 +83,7 @@ pub(super) struct Outbox {
     store: Store,
     publisher: Publisher,
     control: String,
+    largest: usize,
     shared: Arc<Shared>,
     news: mpsc::UnboundedReceiver<News>,
     reports: mpsc::UnboundedSender<Report>,
@@ -104,11 +105,13 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    /// An outbox that starts with what the store holds, once the topology is declared.
+    /// An outbox that starts with what the store holds, once the topology is declared. A body of more than
+    /// `largest` bytes is not sent.
     pub(super) fn new(
         store: Store,
         broker: &dyn Broker,
         names: &Names,
+        largest: usize,
         shared: Arc<Shared>,
         declared: watch::Receiver<u64>,
     ) -> (Self, Handle, mpsc::UnboundedReceiver<Report>) {
@@ -120,6 +123,7 @@ impl Outbox {
             store,
             publisher: broker.publisher(),
             control: names.control(),
+            largest,
             shared,
             news,
             reports,
@@ -185,6 +189,13 @@ impl Outbox {
                 broadcast: row.message.exchange == self.control,
                 body: row.message.body.clone(),
             };
+            let size = row.message.body.len();
+            if size > self.largest {
+                let reason =
+                    format!("its body has {size} bytes; broker.max_message_bytes allows {}", self.largest);
+                self.settle(ticket, Err(PublishError::Invalid(reason)));
+                continue;
+            }
             let publisher = self.publisher.clone();
             self.sending.push(Box::pin(async move { (ticket, publisher.publish(row.message).await) }));
         }

@@ -22,7 +22,7 @@ pub fn request(task: &Task, step: usize, attempt: u32, now: i64, names: &Names) 
     let template = task.plan.template();
     let definition = task.plan.step(step);
     let run = &task.steps[step];
-    let inputs = task.plan.inputs(step);
+    let batch = task.plan.batch(step);
     let retried = attempt > 1;
     let request = StepExecutionRequest {
         protocol_version: PROTOCOL_VERSION,
@@ -38,7 +38,8 @@ pub fn request(task: &Task, step: usize, attempt: u32, now: i64, names: &Names) 
         timeout_ms: definition.timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
         retry: definition.retry.clone(),
         task_data: task.context.clone(),
-        sequence_data: inputs
+        sequence_data: task
+            .inputs(step)
             .into_iter()
             .map(|input| StepOutput {
                 step_name: task.plan.step(input).name.clone(),
@@ -53,6 +54,8 @@ pub fn request(task: &Task, step: usize, attempt: u32, now: i64, names: &Names) 
             .filter(|_| retried)
             .and_then(|at| Timestamp::from_millisecond(at).ok()),
         not_before: None,
+        batch_config: batch.map(|(config, _)| config).or(task.plan.batch_config(step)).cloned(),
+        batch: batch.map(|(_, batch)| batch.clone()),
     };
     let message_id = replayed_message_id(request.message_id("request"), run.replays);
     let mut properties = properties(message_id, task, "step.request", now);

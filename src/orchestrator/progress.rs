@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use super::task::StepState;
-use crate::template::Template;
+use crate::template::{BatchConfig, FailureStrategy, StepKind, StepTemplate, Template};
 
 /// How many of a task's steps are doing what.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -17,6 +17,7 @@ pub(crate) struct Progress {
     pub(crate) failed: i64,
     pub(crate) ready: i64,
     retrying: i64,
+    passed_over: i64,
 }
 
 impl Progress {
@@ -35,16 +36,27 @@ impl Progress {
         }
     }
 
+    /// Adds a step on top of the counts, by what its name says.
+    pub(crate) fn look_at(&mut self, steps: &Steps<'_>, name: &str, task_is_over: bool) {
+        self.ready += i64::from(!task_is_over && steps.readiness(name).ready);
+        self.passed_over += i64::from(steps.is_passed_over(name));
+    }
+
+    /// Steps whose failure is the task's.
+    fn failing(&self) -> i64 {
+        self.failed - self.passed_over
+    }
+
     /// The first that applies; a failure hides everything else, so that nobody waits for a task that
     /// cannot finish.
     pub(crate) fn execution_status(&self) -> &'static str {
-        if self.failed > 0 {
+        if self.failing() > 0 {
             "blocked_by_failures"
         } else if self.ready > 0 {
             "has_ready_steps"
         } else if self.in_progress > 0 {
             "processing"
-        } else if self.completed == self.total && self.total > 0 {
+        } else if self.completed + self.passed_over == self.total && self.total > 0 {
             "all_complete"
         } else {
             "waiting_for_dependencies"
@@ -62,17 +74,17 @@ impl Progress {
         }
     }
 
-    /// Completed steps of all steps, 0 to 100 with two decimals.
+    /// Completed steps of all steps, 0 to 100 with two decimals; a batch that failed and is passed over is done.
     pub(crate) fn completion_percentage(&self) -> f64 {
         if self.total == 0 {
             return 0.0;
         }
-        (self.completed as f64 * 10_000.0 / self.total as f64).round() / 100.0
+        ((self.completed + self.passed_over) as f64 * 10_000.0 / self.total as f64).round() / 100.0
     }
 
     /// Whether somebody has to look.
     pub(crate) fn health_status(&self) -> &'static str {
-        if self.failed > 0 {
+        if self.failing() > 0 {
             "blocked"
         } else if self.retrying > 0 {
             "recovering"
@@ -94,25 +106,97 @@ pub(crate) struct Readiness {
     pub(crate) retryable: bool,
 }
 
-/// How ready the step called `name` is, when the steps of its task are in these `states`.
-///
-/// A step that undoes another waits for that one, and is never ready by itself: it runs only when the
-/// task fails.
-pub(crate) fn readiness(template: &Template, states: &HashMap<&str, &str>, name: &str) -> Readiness {
-    let Some(step) = template.steps.iter().find(|step| step.name == name) else {
-        return Readiness::default();
-    };
-    let state_of = |name: &str| states.get(name).copied().unwrap_or_default();
-    let complete = |name: &&String| StepState::parse(state_of(name)).is_some_and(StepState::satisfies);
-    let parents = || step.dependencies.iter().chain(&step.compensates);
-    let (all, completed) = (parents().count(), parents().filter(complete).count());
-    Readiness {
-        parents: i32::try_from(all).unwrap_or(i32::MAX),
-        completed_parents: i32::try_from(completed).unwrap_or(i32::MAX),
-        dependencies_satisfied: completed == all,
-        ready: completed == all && step.compensates.is_none() && state_of(name) == "pending",
-        retryable: step.retry.retryable,
+/// The steps of one task: what its template says of them, and their states by name.
+pub(crate) struct Steps<'a> {
+    defined: HashMap<&'a str, &'a StepTemplate>,
+    states: HashMap<&'a str, &'a str>,
+    /// The instances of each batch worker.
+    instances: HashMap<&'a str, Vec<&'a str>>,
+    /// Who asked for the instances of a batch worker.
+    batchables: HashMap<&'a str, (&'a str, &'a BatchConfig)>,
+}
+
+impl<'a> Steps<'a> {
+    pub(crate) fn new(template: &'a Template, states: HashMap<&'a str, &'a str>) -> Self {
+        let defined: HashMap<&str, &StepTemplate> =
+            template.steps.iter().map(|step| (step.name.as_str(), step)).collect();
+        let mut instances: HashMap<&str, Vec<&str>> = HashMap::new();
+        for name in states.keys().filter(|name| !defined.contains_key(*name)) {
+            instances.entry(blueprint(name)).or_default().push(*name);
+        }
+        let mut batchables = HashMap::new();
+        for step in &template.steps {
+            let StepKind::Batchable(config) = &step.kind else { continue };
+            for worker in template.steps.iter().filter(|worker| worker.kind == StepKind::BatchWorker) {
+                let named = config.worker_template.as_deref() == Some(&worker.name);
+                if named || worker.dependencies.contains(&step.name) {
+                    batchables.insert(worker.name.as_str(), (step.name.as_str(), config));
+                }
+            }
+        }
+        Self { defined, states, instances, batchables }
     }
+
+    /// How ready a step is. It waits for those of its dependencies that were created, and in place of a batch
+    /// worker for its instances and for the step that asked for them.
+    ///
+    /// A step that undoes another waits for that one, and is never ready by itself: it runs only when the
+    /// task fails.
+    pub(crate) fn readiness(&self, name: &str) -> Readiness {
+        let Some(step) = self.defined.get(name).or_else(|| self.defined.get(blueprint(name))) else {
+            return Readiness::default();
+        };
+        let mut parents: Vec<&str> = Vec::new();
+        for on in &step.dependencies {
+            match self.batchables.get(on.as_str()) {
+                Some((batchable, _)) => {
+                    parents.push(batchable);
+                    parents.extend(self.instances.get(on.as_str()).into_iter().flatten());
+                }
+                None => parents.extend(self.states.get_key_value(on.as_str()).map(|(on, _)| *on)),
+            }
+        }
+        let undone = step.compensates.as_ref().map(|on| format!("{on}{}", &name[step.name.len()..]));
+        parents.extend(undone.as_deref());
+        let completed = parents.iter().filter(|parent| self.lets_go(parent)).count();
+        let all_completed = completed == parents.len();
+        let pending = self.states.get(name) == Some(&StepState::Pending.as_str());
+        Readiness {
+            parents: i32::try_from(parents.len()).unwrap_or(i32::MAX),
+            completed_parents: i32::try_from(completed).unwrap_or(i32::MAX),
+            dependencies_satisfied: all_completed,
+            ready: all_completed && pending && step.compensates.is_none(),
+            retryable: step.retry.retryable,
+        }
+    }
+
+    /// The names of the steps there are.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'a str> {
+        self.states.keys().copied()
+    }
+
+    fn state(&self, name: &str) -> Option<StepState> {
+        self.states.get(name).and_then(|state| StepState::parse(state))
+    }
+
+    fn lets_go(&self, name: &str) -> bool {
+        self.state(name).is_some_and(StepState::satisfies) || self.is_passed_over(name)
+    }
+
+    /// Whether a step failed that is one of many batches, of which the others count.
+    fn is_passed_over(&self, name: &str) -> bool {
+        let failed = self.state(name).is_some_and(|state| state.is_finished() && !state.satisfies());
+        let batch = self.batchables.get(blueprint(name)).filter(|_| !self.defined.contains_key(name));
+        let goes_on = |(_, config): &(&str, &BatchConfig)| {
+            config.failure_strategy == FailureStrategy::ContinueOnFailure
+        };
+        failed && batch.is_some_and(goes_on)
+    }
+}
+
+/// The name of the batch worker that an instance of this name would be one of.
+fn blueprint(name: &str) -> &str {
+    name.rsplit_once('_').map_or(name, |(worker, _)| worker)
 }
 
 /// The id of a step as such, the same in every task of its template.

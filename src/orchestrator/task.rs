@@ -146,7 +146,7 @@ pub struct Task {
     pub created_at: i64,
     /// Whether it was found stale and goes on all the same.
     pub recorded: bool,
-    /// One for each of the template's steps.
+    /// One for each step of the plan.
     pub steps: Vec<StepRun>,
     pub(super) tally: Tally,
 }
@@ -156,7 +156,8 @@ pub struct Task {
 pub struct StepRun {
     /// Its id, the same over all attempts.
     pub uuid: Uuid,
-    /// `false` for a compensation that was not called for.
+    /// `false` for a compensation, or a step behind a decision, that was not called for, and for batch workers,
+    /// of which only instances run.
     pub exists: bool,
     /// Where it stands.
     pub state: StepState,
@@ -187,10 +188,10 @@ pub struct StepRun {
 }
 
 impl StepRun {
-    fn new(uuid: Uuid, exists: bool, waits_for: usize) -> Self {
+    pub(super) fn new(uuid: Uuid) -> Self {
         Self {
             uuid,
-            exists,
+            exists: false,
             state: StepState::Pending,
             attempts: 0,
             replays: 0,
@@ -203,7 +204,7 @@ impl StepRun {
             last_attempted_at: None,
             last_failure_at: None,
             completed_at: None,
-            waits_for,
+            waits_for: 0,
         }
     }
 }
@@ -215,35 +216,66 @@ pub(super) struct Tally {
     pub(super) open: usize,
     /// Those of them that wait for a retry.
     pub(super) retrying: usize,
-    /// Steps that satisfied what depends on them, compensations left out.
+    /// Steps there are, compensations left out.
+    pub(super) created: usize,
+    /// Those of them that what depends on them waits for no longer.
     pub(super) satisfied: usize,
-    /// The first of the steps that failed for good, in the order of the template, compensations left out.
+    /// The first of the steps that failed the task, in the order of the template, compensations left out.
     pub(super) failed: Option<usize>,
     /// Whether what completed is being undone.
     pub(super) compensating: bool,
+    /// For each batchable step that has asked for them, how far its batches are.
+    pub(super) divisions: Vec<DivisionTally>,
+}
+
+/// Counters of the instances of one batch worker.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct DivisionTally {
+    /// They begin in their order, so that this is also the next one's number.
+    pub(super) begun: usize,
+    pub(super) open: usize,
+    pub(super) failed: usize,
 }
 
 impl Tally {
-    pub(super) fn leave(&mut self, state: StepState) {
+    pub(super) fn leave(&mut self, plan: &Plan, step: usize, state: StepState) {
         self.open -= usize::from(state.is_open());
         self.retrying -= usize::from(state == StepState::WaitingForRetry);
+        if let Some(division) = plan.division_of(step) {
+            let division = &mut self.divisions[division];
+            division.begun -= usize::from(state != StepState::Pending);
+            division.open -= usize::from(state.is_open());
+            division.failed -= usize::from(state == StepState::Error);
+        }
     }
 
-    pub(super) fn enter(&mut self, step: usize, state: StepState, forward: bool) {
+    pub(super) fn enter(&mut self, plan: &Plan, step: usize, state: StepState) {
         self.open += usize::from(state.is_open());
         self.retrying += usize::from(state == StepState::WaitingForRetry);
-        if forward {
-            self.satisfied += usize::from(state.satisfies());
-            if matches!(state, StepState::Error | StepState::Cancelled) {
-                self.failed = Some(self.failed.map_or(step, |failed| failed.min(step)));
-            }
+        if let Some(division) = plan.division_of(step) {
+            let division = &mut self.divisions[division];
+            division.begun += usize::from(state != StepState::Pending);
+            division.open += usize::from(state.is_open());
+            division.failed += usize::from(state == StepState::Error);
+        }
+        if plan.target(step).is_some() {
+            return;
+        }
+        if lets_go(plan, step, state) {
+            self.satisfied += 1;
+        } else if state.is_finished() {
+            self.failed = Some(self.failed.map_or(step, |failed| failed.min(step)));
         }
     }
 }
 
+/// Whether what depends on a step in this state waits for it no longer.
+pub(super) fn lets_go(plan: &Plan, step: usize, state: StepState) -> bool {
+    state.satisfies() || state.is_finished() && plan.goes_on_without(step)
+}
+
 impl Task {
-    /// A task before its first step. `uuids` names its steps; compensations get theirs now, and exist
-    /// only once they are called for.
+    /// A task before its first step. `uuids` names its steps, also those that exist only once they are called for.
     pub fn new(
         uuid: Uuid,
         plan: Arc<Plan>,
@@ -252,10 +284,8 @@ impl Task {
         priority: i32,
         mut uuids: impl FnMut() -> Uuid,
     ) -> Self {
-        let steps = (0..plan.len())
-            .map(|step| StepRun::new(uuids(), plan.target(step).is_none(), plan.parents(step).len()))
-            .collect();
-        Self {
+        let steps = (0..plan.len()).map(|_| StepRun::new(uuids())).collect();
+        let mut task = Self {
             uuid,
             plan,
             state: TaskState::Pending,
@@ -266,39 +296,43 @@ impl Task {
             recorded: false,
             steps,
             tally: Tally::default(),
-        }
-    }
-
-    /// Puts a stored step back in its place. [`recount`](Self::recount) must follow the last one.
-    ///
-    /// # Errors
-    /// A sentence, when there is no such place.
-    pub fn restore_step(&mut self, position: usize, stored: StepRun) -> Result<(), String> {
-        let count = self.steps.len();
-        match self.steps.get_mut(position) {
-            Some(step) => {
-                *step = StepRun { exists: true, ..stored };
-                Ok(())
-            }
-            None => Err(format!("task {} has a step at place {position} of {count}", self.uuid)),
-        }
+        };
+        task.begin();
+        task.recount();
+        task
     }
 
     /// Works all counters out from the steps' states.
     pub fn recount(&mut self) {
         let mut tally = Tally::default();
+        tally.divisions.resize_with(self.plan.divisions().len(), DivisionTally::default);
         for step in (0..self.steps.len()).filter(|step| self.steps[*step].exists) {
             let forward = self.plan.target(step).is_none();
-            tally.enter(step, self.steps[step].state, forward);
+            tally.enter(&self.plan, step, self.steps[step].state);
             tally.compensating |= !forward;
+            tally.created += usize::from(forward);
         }
         self.tally = tally;
         for step in 0..self.steps.len() {
-            let waits_for =
-                self.plan.parents(step).iter().filter(|p| !self.steps[**p].state.satisfies()).count();
-            self.steps[step].waits_for = waits_for;
+            self.steps[step].waits_for = if self.steps[step].exists { self.open_parents(step) } else { 0 };
         }
         self.count_compensations();
+    }
+
+    /// How many of the steps that a step waits for are not done.
+    pub(super) fn open_parents(&self, step: usize) -> usize {
+        let open = |parent: &&usize| {
+            let run = &self.steps[**parent];
+            run.exists && !lets_go(&self.plan, **parent, run.state)
+        };
+        self.plan.parents(step).iter().filter(open).count()
+    }
+
+    /// The steps whose results a step is given.
+    pub fn inputs(&self, step: usize) -> Vec<usize> {
+        let mut inputs = self.plan.inputs(step, |input| self.steps[input].exists);
+        inputs.retain(|input| self.steps[*input].state.satisfies());
+        inputs
     }
 
     /// A compensation waits for those of everything that came after the step it undoes.

@@ -75,6 +75,11 @@ pub enum StepKind {
 }
 
 impl StepKind {
+    /// Whether its result says which further steps its task has.
+    pub fn calls_for_steps(&self) -> bool {
+        matches!(self, Self::Decision | Self::Batchable(_))
+    }
+
     /// As templates write it.
     pub fn as_str(&self) -> &'static str {
         match self {

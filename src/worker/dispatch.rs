@@ -62,7 +62,7 @@ pub(super) fn dispatch(core: &Core, namespace: &Arc<str>, delivery: Delivery) ->
         }
     };
     let handler =
-        core.registry.find(&request.namespace, &request.step_name, &request.handler.callable).cloned();
+        core.registry.find(&request.namespace, request.template_step(), &request.handler.callable).cloned();
     let arrived = clock::now();
     let too_early = request
         .not_before

@@ -54,7 +54,7 @@ pub(super) async fn execute(core: &Core, work: &Work) -> Execution {
         METRICS.queue_wait_seconds.with_label_values(&[&*work.namespace]).observe(seconds(timing.waited));
         // The step's name is taken from the registry's words only: an unknown one could be anything.
         if work.handler.is_some() {
-            let labels = [&*work.namespace, request.step_name.as_str()];
+            let labels = [&*work.namespace, request.template_step()];
             METRICS.step_seconds.with_label_values(&labels).observe(seconds(timing.ran));
         }
     }

@@ -168,7 +168,7 @@ fn retry(core: &Core, work: &Work, error: &StepError, delay: Delay) -> Message {
         delay_ms = rung.as_millis() as u64,
         "The step failed and is retried"
     );
-    METRICS.retries.with_label_values(&[&*work.namespace, &work.request.step_name]).inc();
+    METRICS.retries.with_label_values(&[&*work.namespace, work.request.template_step()]).inc();
     let mut message = outgoing(core, work, core.names.retries(), retry_key(namespace, rung));
     message.properties.headers.set(header::ATTEMPT, next.attempt);
     with_body(message, RETRY, next.message_id("retry"), body)
@@ -314,7 +314,7 @@ async fn publish(core: &Core, message: &Message, wanted: impl Fn() -> bool) -> R
 
 fn count(work: &Work, outcome: &str) {
     // A name nobody registered could be anything, and would make a metric for each.
-    let step = if work.handler.is_some() { work.request.step_name.as_str() } else { "unknown" };
+    let step = if work.handler.is_some() { work.request.template_step() } else { "unknown" };
     METRICS.steps.with_label_values(&[&*work.namespace, step, outcome]).inc();
 }
 

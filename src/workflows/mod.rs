@@ -1,4 +1,4 @@
-//! The five example workflows, written as a user would write them: each module uses only what the crate
+//! The example workflows, written as a user would write them: each module uses only what the crate
 //! exports at its root, and is compiled with the cargo feature of its name.
 //!
 //! | module | namespace | shows |
@@ -7,7 +7,13 @@
 //! | `diamond` | `diamond_workflow` | parallel branches, handler settings, cancellation |
 //! | `tree`, `mixed_dag` | `tree_workflow`, `mixed_dag_workflow` | shared functions, exact big integers |
 //! | `order_fulfillment` | `order_fulfillment` | shared state, error codes, idempotency, compensation |
+//! | `approval` | `approval_workflow` | a decision that creates some of the steps behind it |
+//! | `batches` | `batch_workflow` | work divided into batches, done side by side, brought together |
 
+#[cfg(feature = "approval")]
+pub mod approval;
+#[cfg(feature = "batches")]
+pub mod batches;
 #[cfg(feature = "diamond")]
 pub mod diamond;
 #[cfg(any(feature = "tree", feature = "mixed-dag"))]
@@ -36,11 +42,15 @@ pub fn all() -> Vec<Namespace> {
         mixed_dag::namespace(),
         #[cfg(feature = "order-fulfillment")]
         order_fulfillment::namespace(),
+        #[cfg(feature = "approval")]
+        approval::namespace(),
+        #[cfg(feature = "batches")]
+        batches::namespace(),
     ])
 }
 
 /// The outcome of checked arithmetic, if every JSON reader can hold it exactly (up to 2^53).
-#[cfg(any(feature = "linear", feature = "diamond"))]
+#[cfg(any(feature = "linear", feature = "diamond", feature = "batches"))]
 fn within_json(value: Option<i64>) -> crate::StepResult<i64> {
     const LIMIT: i64 = 1 << 53;
     value.filter(|value| (-LIMIT..=LIMIT).contains(value)).ok_or_else(|| {

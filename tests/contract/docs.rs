@@ -128,11 +128,13 @@ fn the_field_tables_name_every_field_and_say_what_happens_without_it() {
     retried.as_object_mut().unwrap().append(&mut only_retry.as_object().unwrap().clone());
 
     type Read = fn(&Value) -> Result<Value, String>;
-    let expected: [(&str, &str, &Value, Read); 11] = [
+    let expected: [(&str, &str, &Value, Read); 13] = [
         ("request", "", &full_request, request),
         ("handler", "/handler", &full_request, request),
         ("retry policy", "/retry", &full_request, request),
         ("ancestor", "/sequence_data/0", &full_request, request),
+        ("batch_config", "/batch_config", &full_request, request),
+        ("batch", "/batch", &full_request, request),
         ("retry", "", &retried, request),
         ("result", "", &failed, result),
         ("metadata", "/metadata", &failed, result),

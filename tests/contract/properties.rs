@@ -4,11 +4,13 @@ use jiff::Timestamp;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use tasker_worker_rust::Batch;
 use tasker_worker_rust::message::{
     ExecutionMetadata, HandlerSpec, Json, ResultStatus, StepExecutionError, StepExecutionRequest,
     StepExecutionResult, StepOutput,
 };
 use tasker_worker_rust::retry::{Backoff, RetryPolicy};
+use tasker_worker_rust::template::{BatchConfig, FailureStrategy};
 use uuid::Uuid;
 
 use crate::values::text;
@@ -82,6 +84,23 @@ fn outputs() -> impl Strategy<Value = Vec<StepOutput>> {
 }
 
 prop_compose! {
+    fn batch_configs()(
+        (batch_size, parallelism) in (any::<u32>(), any::<u32>()),
+        (cursor_field, worker_template) in (any::<String>(), option::of(any::<String>())),
+    ) -> BatchConfig {
+        BatchConfig {
+            batch_size, parallelism, cursor_field, worker_template, failure_strategy: FailureStrategy::FailFast,
+        }
+    }
+}
+
+prop_compose! {
+    fn batches()((id, start, end, size) in (any::<String>(), any::<u64>(), any::<String>(), any::<u64>())) -> Batch {
+        Batch { id, start: start.into(), end: end.into(), size }
+    }
+}
+
+prop_compose! {
     fn requests()(
         (task_uuid, step_uuid, namespace, task_name, task_version, step_name) in
             (uuids(), uuids(), namespaces(), any::<String>(), any::<String>(), names()),
@@ -91,12 +110,13 @@ prop_compose! {
             (any::<String>(), json(), policies(), json(), outputs(), any::<String>()),
         (created_at, previous_error, previous_attempt_at, not_before) in
             (option::of(timestamps()), option::of(errors()), option::of(timestamps()), option::of(timestamps())),
+        (batch_config, batch) in (option::of(batch_configs()), option::of(batches())),
     ) -> StepExecutionRequest {
         StepExecutionRequest {
             protocol_version, task_uuid, step_uuid, namespace, task_name, task_version, step_name,
             handler: HandlerSpec { callable, initialization },
             attempt, max_attempts, timeout_ms, retry, task_data, sequence_data, correlation_id, created_at,
-            previous_error, previous_attempt_at, not_before,
+            previous_error, previous_attempt_at, not_before, batch_config, batch,
         }
     }
 }

@@ -5,12 +5,14 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
+use tasker_worker_rust::Batch;
 use tasker_worker_rust::message::{
     ControlMessage, ExecutionMetadata, HandlerSpec, Json, ResultStatus, StepExecutionError,
     StepExecutionRequest, StepExecutionResult, StepOutput,
 };
 use tasker_worker_rust::retry::{Backoff, RetryPolicy};
+use tasker_worker_rust::template::{BatchConfig, FailureStrategy};
 use uuid::{Uuid, uuid};
 
 pub(crate) const TASK: Uuid = uuid!("0198a3c0-5b7e-7d10-9c52-6f6a0a5d1e01");
@@ -62,6 +64,19 @@ pub(crate) fn request_full() -> StepExecutionRequest {
         previous_error: None,
         previous_attempt_at: None,
         not_before: None,
+        batch_config: Some(BatchConfig {
+            batch_size: 250,
+            parallelism: 4,
+            cursor_field: "order_id".to_owned(),
+            worker_template: Some("process_payment".to_owned()),
+            failure_strategy: FailureStrategy::Isolate,
+        }),
+        batch: Some(Batch {
+            id: "002".to_owned(),
+            start: json!("A-250"),
+            end: json!({"until": 500}),
+            size: 250,
+        }),
     }
 }
 
@@ -86,6 +101,8 @@ pub(crate) fn request_minimal() -> StepExecutionRequest {
         previous_error: None,
         previous_attempt_at: None,
         not_before: None,
+        batch_config: None,
+        batch: None,
     }
 }
 

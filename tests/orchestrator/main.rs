@@ -3,6 +3,7 @@
 
 mod faults;
 mod flow;
+mod kinds;
 mod replay;
 mod simulation;
 mod stale;

@@ -201,10 +201,9 @@ impl World {
             || uuids.next().expect("one for each step"),
         );
         (task.state, task.created_at) = (old.state, old.created_at);
-        for (position, step) in old.steps.iter().enumerate().filter(|(_, step)| step.exists) {
-            task.restore_step(position, step.clone()).expect("the place is there");
-        }
-        task.recount();
+        let stored = old.steps.iter().enumerate().filter(|(_, step)| step.exists);
+        let stored = stored.map(|(position, step)| (old.plan.step(position).name.clone(), step.clone()));
+        task.restore(stored.collect()).expect("every step has its place");
         assert_eq!(format!("{task:?}"), format!("{old:?}"));
         self.task = task;
     }

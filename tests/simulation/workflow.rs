@@ -1,16 +1,17 @@
 //! The workflows of a simulation: what their handlers do on each attempt, and the end that follows from it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tasker_worker_rust::message::HandlerSpec;
 use tasker_worker_rust::retry::RetryPolicy;
-use tasker_worker_rust::template::{IdentityStrategy, StepKind, StepTemplate, Template};
-use tasker_worker_rust::{Namespace, Step, StepError, StepResult};
+use tasker_worker_rust::template::{BatchConfig, IdentityStrategy, StepKind, StepTemplate, Template};
+use tasker_worker_rust::{Batches, Decision, Namespace, Step, StepError, StepResult};
 
 use crate::locked;
 
@@ -19,7 +20,8 @@ pub(crate) const MAX_ATTEMPTS: u32 = 3;
 /// How long a step may run.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Namespace, name, and the steps with what they wait for, in the order of work; `~a` undoes `a`.
+/// Namespace, name, and the steps with what they wait for, in the order of work; `~a` undoes `a`, `b_001` is the
+/// first instance of `b`. What of a decision or a division is not called for is there all the same.
 pub(crate) struct Workflow {
     pub(crate) namespace: &'static str,
     pub(crate) name: &'static str,
@@ -27,7 +29,7 @@ pub(crate) struct Workflow {
 }
 
 /// No two steps of a namespace share a name: a handler is registered for the name alone.
-pub(crate) const WORKFLOWS: [Workflow; 3] = [
+pub(crate) const WORKFLOWS: [Workflow; 5] = [
     Workflow {
         namespace: "shop",
         name: "linear",
@@ -59,7 +61,99 @@ pub(crate) const WORKFLOWS: [Workflow; 3] = [
             ("~f3", &[]),
         ],
     },
+    Workflow {
+        namespace: "bank",
+        name: "choice",
+        steps: &[
+            ("c0", &[]),
+            ("c1", &["c0"]),
+            ("c2", &["c1"]),
+            ("c3", &["c1"]),
+            ("c4", &["c2"]),
+            ("c5", &["c3", "c4"]),
+            ("~c0", &[]),
+            ("~c2", &[]),
+            ("~c3", &[]),
+        ],
+    },
+    Workflow {
+        namespace: "shop",
+        name: "batches",
+        steps: &[
+            ("b0", &[]),
+            ("b1_001", &["b0"]),
+            ("b1_002", &["b0"]),
+            ("b1_003", &["b0"]),
+            ("b2", &["b0", "b1_001", "b1_002", "b1_003"]),
+            ("~b0", &[]),
+            ("~b1_001", &[]),
+            ("~b1_002", &[]),
+            ("~b1_003", &[]),
+        ],
+    },
 ];
+
+/// The step's name in its template.
+fn blueprint(step: &str) -> &str {
+    step.split('_').next().unwrap_or(step)
+}
+
+fn kind(step: &str) -> StepKind {
+    match blueprint(step) {
+        "c1" => StepKind::Decision,
+        "c5" | "b2" => StepKind::DeferredConvergence,
+        "b0" => StepKind::Batchable(BatchConfig { parallelism: 2, ..BatchConfig::default() }),
+        "b1" => StepKind::BatchWorker,
+        _ => StepKind::Standard,
+    }
+}
+
+/// Whether a step is made only once a decision or a division calls for it.
+pub(crate) fn is_made_later(step: &str) -> bool {
+    target(step).is_some() || matches!(blueprint(step), "c2" | "c3" | "c4" | "c5" | "b1" | "b2")
+}
+
+/// Whether a step's failure is the task's: one of many batches is passed over.
+pub(crate) fn counts(step: &str) -> bool {
+    blueprint(step) != "b1"
+}
+
+/// Which of the branches a task's decision takes, as bits; and how many batches it has.
+fn choice(context: Context) -> u64 {
+    digest(context.seed, "choice", 0, &[]) % 4
+}
+
+fn is_called_for(context: Context, step: &str) -> bool {
+    let choice = choice(context);
+    match (blueprint(target(step).unwrap_or(step)), step.rsplit_once('_')) {
+        ("c2" | "c4", _) => choice & 1 > 0,
+        ("c3", _) => choice & 2 > 0,
+        ("c5", _) => choice > 0,
+        (_, Some((_, number))) => number.parse::<u64>().expect("a number") <= choice,
+        _ => true,
+    }
+}
+
+/// What a step's handler returns: the number, and what its kind needs.
+fn output(context: Context, step: &str, value: u64) -> Value {
+    let outcome = match kind(step) {
+        StepKind::Decision => {
+            let branches = ["c2", "c3"].into_iter().filter(|step| is_called_for(context, step));
+            json!(Decision::create(branches))
+        }
+        StepKind::Batchable(_) => json!(Batches::split(choice(context), 1)),
+        _ => return json!(value),
+    };
+    let mut output = json!({ "value": value });
+    let fields = output.as_object_mut().expect("an object");
+    fields.extend(outcome.as_object().expect("an object").clone());
+    output
+}
+
+/// The number in a handler's output.
+pub(crate) fn number(output: &Value) -> u64 {
+    output.get("value").unwrap_or(output).as_u64().expect("handlers return numbers")
+}
 
 pub(crate) fn target(step: &str) -> Option<&str> {
     step.strip_prefix('~')
@@ -79,13 +173,15 @@ impl Workflow {
     }
 
     pub(crate) fn template(&self) -> Template {
-        let steps = self.steps.iter().map(|(name, parents)| StepTemplate {
-            name: (*name).to_owned(),
+        let mut named = BTreeSet::new();
+        let steps = self.steps.iter().filter(|(name, _)| named.insert(blueprint(name)));
+        let steps = steps.map(|(name, parents)| StepTemplate {
+            name: blueprint(name).to_owned(),
             description: None,
-            kind: StepKind::Standard,
+            kind: kind(name),
             handler: HandlerSpec::default(),
-            dependencies: parents.iter().map(|parent| (*parent).to_owned()).collect(),
-            compensates: target(name).map(str::to_owned),
+            dependencies: parents.iter().map(|parent| blueprint(parent).to_owned()).collect(),
+            compensates: target(blueprint(name)).map(str::to_owned),
             max_attempts: MAX_ATTEMPTS,
             retry: RetryPolicy { base_ms: 100, max_ms: 400, ..RetryPolicy::default() },
             timeout: Some(TIMEOUT),
@@ -155,20 +251,24 @@ pub(crate) type Begun = Arc<Mutex<BTreeMap<(u64, String, u32), u32>>>;
 pub(crate) fn namespaces(begun: &Begun) -> Vec<Namespace> {
     let mut namespaces = BTreeMap::new();
     for workflow in &WORKFLOWS {
+        let mut named = BTreeSet::new();
         for (name, _) in workflow.steps {
             let begun = Arc::clone(begun);
             let handler = move |step: Step<Context>| handle(workflow, Arc::clone(&begun), step);
+            if !named.insert(blueprint(name)) {
+                continue;
+            }
             let namespace = namespaces
                 .remove(workflow.namespace)
                 .unwrap_or_else(|| Namespace::new(workflow.namespace))
-                .step(*name, handler);
+                .step(blueprint(name), handler);
             namespaces.insert(workflow.namespace, namespace);
         }
     }
     namespaces.into_values().collect()
 }
 
-async fn handle(workflow: &Workflow, begun: Begun, step: Step<Context>) -> StepResult<u64> {
+async fn handle(workflow: &Workflow, begun: Begun, step: Step<Context>) -> StepResult<Value> {
     let key = (step.context.seed, step.name().to_owned(), step.attempt());
     *locked(&begun).entry(key).or_default() += 1;
     let sleep = |ms| tokio::time::sleep(Duration::from_millis(ms));
@@ -186,9 +286,16 @@ async fn handle(workflow: &Workflow, begun: Begun, step: Step<Context>) -> StepR
         Behaviour::Overrun => tokio::time::sleep(TIMEOUT * 2).await,
         Behaviour::FailForGood => return Err(StepError::permanent("never")),
     }
-    let inputs = workflow.inputs(step.name()).into_iter().map(|input| step.result_of(input));
-    let inputs = inputs.collect::<StepResult<Vec<u64>>>()?;
-    Ok(digest(step.context.seed, step.name(), step.attempt(), &inputs))
+    let mut inputs = Vec::new();
+    for input in workflow.inputs(step.name()) {
+        match kind(step.name()) {
+            StepKind::DeferredConvergence => inputs.extend(step.find_result_of::<Value>(input)?),
+            _ => inputs.push(step.result_of(input)?),
+        }
+    }
+    let inputs: Vec<u64> = inputs.iter().map(number).collect();
+    let value = digest(step.context.seed, step.name(), step.attempt(), &inputs);
+    Ok(output(step.context, step.name(), value))
 }
 
 /// How a step ends when nothing but its handler decides.
@@ -208,17 +315,29 @@ pub(crate) fn expected(workflow: &Workflow, context: Context) -> BTreeMap<&'stat
         workflow.steps.iter().map(|(name, _)| *name).partition(|name| target(name).is_some());
     let mut run = |steps: Vec<&'static str>| {
         for name in steps {
-            let inputs = workflow.inputs(name).into_iter().map(|input| ends.get(input)?.output);
+            let inputs = workflow.inputs(name).into_iter().filter(|input| is_called_for(context, input));
+            let ended = inputs.map(|input| (input, ends.get(input).map(|end| end.output)));
+            let inputs =
+                ended.filter(|(input, end)| counts(input) || target(name).is_some() || *end != Some(None));
+            let inputs = inputs.map(|(_, end)| end.flatten());
+            if !is_called_for(context, name) {
+                continue;
+            }
             if let Some(inputs) = inputs.collect::<Option<Vec<u64>>>() {
                 ends.insert(name, end_of(context, name, &inputs));
             }
         }
-        ends.values().any(|end| end.output.is_none())
+        fails(&ends)
     };
     if run(forward) {
         run(undoing);
     }
     ends
+}
+
+/// Whether a task fails in which the steps end like this.
+pub(crate) fn fails(ends: &BTreeMap<&'static str, StepEnd>) -> bool {
+    ends.iter().any(|(name, end)| end.output.is_none() && counts(name))
 }
 
 fn end_of(context: Context, step: &str, inputs: &[u64]) -> StepEnd {

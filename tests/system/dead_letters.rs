@@ -10,7 +10,7 @@ use tasker_worker_rust::broker::{Broker, Disposition, Source};
 use tasker_worker_rust::catalog::Catalog;
 use tasker_worker_rust::dead_letters::{Filter, Letter, ReplayError, Replayed, release, take};
 use tasker_worker_rust::message::header;
-use tasker_worker_rust::{Namespace, Step, StepError, StepResult, template};
+use tasker_worker_rust::{Batches, Namespace, Step, StepError, StepResult, template};
 use uuid::Uuid;
 
 use crate::support::{Desk, Kind, NAMESPACE, Report, within};
@@ -23,6 +23,7 @@ crate::on_both_brokers! {
     a_replay_runs_the_step_anew_under_a_number_of_its_own
     what_dies_again_is_parked_again_and_not_replayed_unasked
     a_replayed_step_completes_its_task_once_its_cause_is_mended
+    a_failed_batch_is_replayed_and_the_rest_is_done
     a_step_of_a_rolled_back_task_is_not_resumed
     errors_of_any_size_fit_into_a_dead_letters_headers
 }
@@ -322,6 +323,64 @@ async fn a_replayed_step_completes_its_task_once_its_cause_is_mended(kind: Kind)
     assert_eq!(system.output(task_uuid, "ship").await, "done");
     assert_eq!(system.step(task_uuid, "pay").await.attempts, 1);
     parked(&broker, &names, 0).await;
+    system.close().await;
+}
+
+/// Batches of one item; the second fails as long as the gate is shut, and none is asked for after it.
+async fn a_failed_batch_is_replayed_and_the_rest_is_done(kind: Kind) {
+    let text = format!(
+        "
+namespace: {NAMESPACE}
+name: gated
+version: 1.0.0
+steps:
+  - {{name: split, type: batchable, batch_config: {{worker_template: work, parallelism: 1, failure_strategy: fail_fast}}}}
+  - {{name: work, type: batch_worker, dependencies: [split]}}
+  - {{name: join, type: deferred_convergence, dependencies: [work]}}
+"
+    );
+    let template = template::parse(&text, None).expect("the template is right").template;
+    let open = Arc::new(AtomicBool::new(false));
+    let split = async |_: Step| -> StepResult<Batches> { Ok(Batches::split(3, 1)) };
+    let work = {
+        let open = Arc::clone(&open);
+        move |step: Step| {
+            let open = Arc::clone(&open);
+            async move {
+                match step.batch::<u64>()?.start {
+                    1 if !open.load(Ordering::Relaxed) => Err(StepError::permanent("the gate is shut")),
+                    start => Ok(start * 10),
+                }
+            }
+        }
+    };
+    let join = async |step: Step| -> StepResult<Vec<u64>> { step.results_of("work") };
+    let handlers = Namespace::new(NAMESPACE).step("split", split).step("work", work).step("join", join);
+    let mut system = System::open_with(kind, Catalog::from_templates(vec![template]), vec![handlers]).await;
+    let task_uuid = system.submit(NAMESPACE, "gated", json!({})).await;
+    let task = system.finished(task_uuid).await;
+    assert_eq!((task.status.as_str(), task.completed_steps, task.failed_steps), ("error", 2, 1));
+    assert_eq!(system.step(task_uuid, "work_003").await.current_state, "pending");
+
+    system.restart_orchestrator().await;
+    open.store(true, Ordering::Relaxed);
+    parked(&system.broker, &system.config.names(), 1).await;
+    let mut letter = taken(&system.broker, &system.config.names()).await.remove(0);
+    assert_eq!(letter.step.as_deref(), Some("work_002"));
+    assert_eq!(letter.objection(&system.client).await.expect("the orchestrator answers"), None);
+    let replayed = within(letter.replay(&system.broker.publisher(), &system.config.names())).await;
+    assert_eq!(replayed.expect("the broker takes it"), Replayed::Done);
+    let task = within(async {
+        loop {
+            let task = system.finished(task_uuid).await;
+            if task.status == "complete" {
+                break task;
+            }
+        }
+    })
+    .await;
+    assert_eq!((task.completed_steps, task.total_steps), (5, 5));
+    assert_eq!(system.output(task_uuid, "join").await, json!([0, 10, 20]));
     system.close().await;
 }
 

@@ -10,6 +10,7 @@ mod program;
 #[path = "../support/proxy.rs"]
 #[expect(dead_code, reason = "the broker's own tests do more with it")]
 mod proxy;
+mod scale;
 mod store;
 mod support;
 mod system;

@@ -1,4 +1,4 @@
-//! The whole product in one process: broker, orchestrator with its API, worker with the five workflows.
+//! The whole product in one process: broker, orchestrator with its API, worker with the example workflows.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub(crate) struct System {
 }
 
 impl System {
-    /// With the five workflows.
+    /// With the example workflows.
     pub(crate) async fn open(kind: Kind) -> Self {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/workflows");
         let catalog = Catalog::load(&directory, None).expect("our own templates are right");

@@ -16,6 +16,8 @@ on_both_brokers! {
     linear_answers_66_for_6
     diamond_runs_its_branches_in_parallel_and_answers_180_for_10
     tree_and_mixed_dag_answer_exactly
+    a_decision_creates_the_approvals_that_an_amount_needs
+    batches_add_up_to_the_sum
     an_order_is_fulfilled_to_the_cent
     a_declined_payment_releases_the_reservation
     a_failed_shipment_refunds_before_it_releases
@@ -37,6 +39,40 @@ async fn linear_answers_66_for_6(kind: Kind) {
         ("linear_step_4", "final_result", 66),
     ] {
         assert_eq!(system.output(task.task_uuid, step).await[field], expected, "{step}");
+    }
+    system.close().await;
+}
+
+async fn a_decision_creates_the_approvals_that_an_amount_needs(kind: Kind) {
+    let system = System::open(kind).await;
+    for (amount, approved_by) in
+        [(999, json!(["rule"])), (1_000, json!(["manager"])), (5_000, json!(["manager", "finance"]))]
+    {
+        let task = system.run("approval_workflow", "purchase_approval", json!({ "amount": amount })).await;
+        let steps = 3 + approved_by.as_array().unwrap().len() as i64;
+        assert_eq!(
+            (task.status.as_str(), task.completed_steps, task.total_steps),
+            ("complete", steps, steps)
+        );
+        assert_eq!((task.execution_status.as_str(), task.completion_percentage), ("all_complete", 100.0));
+        let recorded = system.output(task.task_uuid, "record_approvals").await;
+        assert_eq!(recorded, json!({ "amount": amount, "approved_by": approved_by }));
+        assert_eq!(system.step(task.task_uuid, "record_approvals").await.total_parents as i64, steps - 3);
+    }
+    system.close().await;
+}
+
+async fn batches_add_up_to_the_sum(kind: Kind) {
+    let system = System::open(kind).await;
+    for (last, parts, sum) in [(1_000_u64, 10, 333_833_500_u64), (250, 3, 5_239_625), (0, 0, 0)] {
+        let task = system.run("batch_workflow", "sum_of_squares", json!({ "last": last })).await;
+        assert_eq!((task.status.as_str(), task.total_steps), ("complete", parts + 2));
+        assert_eq!(task.execution_status, "all_complete");
+        let answer = system.output(task.task_uuid, "add_parts").await;
+        assert_eq!(answer, json!({ "parts": parts, "sum": sum }));
+        // In place of the worker: its instances, and the step that asked for them.
+        let step = system.step(task.task_uuid, "add_parts").await;
+        assert_eq!((step.total_parents as i64, step.completed_parents as i64), (parts + 1, parts + 1));
     }
     system.close().await;
 }

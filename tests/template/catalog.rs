@@ -43,7 +43,7 @@ async fn eventually(catalog: &Catalog, wanted: impl Fn(&Catalog) -> bool) {
 }
 
 #[test]
-fn the_five_workflows_load_with_their_steps() {
+fn the_workflows_load_with_their_steps() {
     let catalog = Catalog::load(&workflows(), None).unwrap();
     let loaded: Vec<(String, String, usize)> = catalog
         .all()
@@ -51,6 +51,8 @@ fn the_five_workflows_load_with_their_steps() {
         .map(|template| (template.namespace.clone(), template.name.clone(), template.steps.len()))
         .collect();
     let expected = [
+        ("approval_workflow", "purchase_approval", 6),
+        ("batch_workflow", "sum_of_squares", 3),
         ("diamond_workflow", "parallel_processing", 4),
         ("linear_workflow", "mathematical_sequence", 4),
         ("mixed_dag_workflow", "complex_dag", 7),

@@ -50,10 +50,18 @@ fn without_timestamps(mut result: Value) -> Value {
 }
 
 #[test]
-fn all_five_workflows_are_offered() {
+fn all_workflows_are_offered() {
     let names: Vec<_> = workflows::all().iter().map(|namespace| namespace.name().to_owned()).collect();
     assert_eq!(
         names,
-        ["linear_workflow", "diamond_workflow", "tree_workflow", "mixed_dag_workflow", "order_fulfillment"]
+        [
+            "linear_workflow",
+            "diamond_workflow",
+            "tree_workflow",
+            "mixed_dag_workflow",
+            "order_fulfillment",
+            "approval_workflow",
+            "batch_workflow"
+        ]
     );
 }

@@ -55,7 +55,8 @@ pub(super) async fn act(
     if !applied {
         return Err(ApiError::bad_request(format_args!(
             "step {:?} is {}: only a failed step can be reset, and only one that has not succeeded resolved or \
-             completed, unless its task is cancelled or what it did was undone",
+             completed, unless its task is cancelled or what it did was undone; a decision and a batchable step are \
+             completed with an outcome that fits their template",
             before.name, before.current_state
         )));
     }

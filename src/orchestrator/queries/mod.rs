@@ -14,7 +14,7 @@ use sqlx::{QueryBuilder, Sqlite, SqlitePool};
 use uuid::Uuid;
 
 use self::rows::{OutcomeRow, TaskRow, TaskSteps, parse, uuid};
-use super::progress::{Progress, readiness};
+use super::progress::{Progress, Steps};
 use crate::api::{Pagination, StepResponse, TaskListResponse, TaskQuery, TaskResponse, is_finished};
 use crate::template::Template;
 
@@ -137,8 +137,8 @@ fn push_filters(sql: &mut QueryBuilder<Sqlite>, query: &TaskQuery) {
     }
 }
 
-/// How far each of these tasks is: one query for all their counts, and two more for the steps that may be
-/// ready, which only unfinished tasks have.
+/// How far each of these tasks is: one query for all their counts, and two more where the steps' names
+/// matter.
 async fn progress_of(
     snapshot: &mut SqliteConnection,
     tasks: &[TaskRow],
@@ -156,13 +156,15 @@ async fn progress_of(
         progress.entry(task_uuid).or_default().count(&state, steps);
     }
 
-    let may_be_ready = |task: &&TaskRow| {
-        !is_finished(&task.state) && progress.get(&task.task_uuid).is_some_and(|steps| steps.pending > 0)
+    // Of steps that wait or failed, the names say more than their number.
+    let looked_at = |task: &&TaskRow| {
+        let pending = |steps: &Progress| !is_finished(&task.state) && steps.pending > 0;
+        progress.get(&task.task_uuid).is_some_and(|steps| pending(steps) || steps.failed > 0)
     };
-    let unfinished: Vec<&TaskRow> = tasks.iter().filter(may_be_ready).collect();
+    let looked_at: Vec<&TaskRow> = tasks.iter().filter(looked_at).collect();
     let states: Vec<(String, String, String)> = where_in(
         "SELECT task_uuid, name, state FROM steps WHERE task_uuid IN (",
-        unfinished.iter().map(|task| &task.task_uuid),
+        looked_at.iter().map(|task| &task.task_uuid),
         ")",
     )
     .build_query_as()
@@ -174,7 +176,7 @@ async fn progress_of(
     }
     let definitions: Vec<(String, String)> = where_in(
         "SELECT template_id, definition FROM templates WHERE template_id IN (",
-        unfinished.iter().map(|task| &task.template_id),
+        looked_at.iter().map(|task| &task.template_id),
         ")",
     )
     .build_query_as()
@@ -182,14 +184,14 @@ async fn progress_of(
     .await?;
     let templates: HashMap<String, Template> =
         definitions.into_iter().map(|(id, text)| Ok((id, parse(&text)?))).collect::<Result<_>>()?;
-    for task in unfinished {
+    for task in looked_at {
         if let (Some(template), Some(states), Some(progress)) = (
             templates.get(&task.template_id),
-            states_of.get(task.task_uuid.as_str()),
+            states_of.remove(task.task_uuid.as_str()),
             progress.get_mut(&task.task_uuid),
         ) {
-            let ready = states.keys().filter(|name| readiness(template, states, name).ready).count();
-            progress.ready = i64::try_from(ready).unwrap_or(i64::MAX);
+            let steps = Steps::new(template, states);
+            steps.names().for_each(|name| progress.look_at(&steps, name, is_finished(&task.state)));
         }
     }
     Ok(progress)

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::Result;
 use crate::api::{StepReadinessStatus, StepResponse, TaskResponse, is_finished};
 use crate::message::Json;
-use crate::orchestrator::progress::{Progress, Readiness, named_step_uuid, readiness};
+use crate::orchestrator::progress::{Progress, Readiness, Steps, named_step_uuid};
 use crate::orchestrator::task::StepState;
 use crate::template::Template;
 
@@ -135,13 +135,15 @@ pub(super) struct TaskSteps {
 }
 
 impl TaskSteps {
-    /// The steps' states by their names.
-    pub(super) fn states(&self) -> HashMap<&str, &str> {
-        self.steps.iter().map(|step| (step.name.as_str(), step.state.as_str())).collect()
+    /// The steps by their names.
+    pub(super) fn states(&self) -> Steps<'_> {
+        let states: HashMap<&str, &str> =
+            self.steps.iter().map(|step| (step.name.as_str(), step.state.as_str())).collect();
+        Steps::new(&self.template, states)
     }
 
-    pub(super) fn readiness(&self, states: &HashMap<&str, &str>, step: &StepRow) -> Readiness {
-        let mut readiness = readiness(&self.template, states, &step.name);
+    pub(super) fn readiness(&self, states: &Steps<'_>, step: &StepRow) -> Readiness {
+        let mut readiness = states.readiness(&step.name);
         readiness.ready &= !is_finished(&self.task.state);
         readiness
     }
@@ -153,7 +155,7 @@ impl TaskSteps {
         for step in &self.steps {
             let readiness = self.readiness(&states, step);
             progress.count(&step.state, 1);
-            progress.ready += i64::from(readiness.ready);
+            progress.look_at(&states, &step.name, is_finished(&self.task.state));
             steps.push(StepReadinessStatus {
                 workflow_step_uuid: uuid(&step.step_uuid)?,
                 task_uuid: uuid(&self.task.task_uuid)?,
@@ -178,7 +180,7 @@ impl TaskSteps {
 
     pub(super) fn step_response(
         &self,
-        states: &HashMap<&str, &str>,
+        states: &Steps<'_>,
         step: &StepRow,
         outcome: OutcomeRow,
     ) -> Result<StepResponse> {

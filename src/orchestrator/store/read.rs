@@ -35,8 +35,8 @@ pub(crate) struct StoredTask {
     pub(crate) correlation_id: String,
     pub(crate) priority: i32,
     pub(crate) created_at: i64,
-    /// Each with its place in the template.
-    pub(crate) steps: Vec<(usize, StepRun)>,
+    /// Each with its name.
+    pub(crate) steps: HashMap<String, StepRun>,
 }
 
 /// A step whose answer should have come by now.
@@ -74,7 +74,7 @@ impl Store {
             .await?;
             let Some(task) = task else { return Ok(None) };
             let steps = sqlx::query(
-                "SELECT position, step_uuid, state, attempts, output, error, enqueued_at, due_at, \
+                "SELECT name, step_uuid, state, attempts, output, error, enqueued_at, due_at, \
                  next_retry_at, last_attempted_at, last_failure_at, completed_at, replays, sent_again \
                  FROM steps WHERE task_uuid = ?",
             )
@@ -232,10 +232,9 @@ fn read_task(task: &SqliteRow, steps: &[SqliteRow]) -> Result<StoredTask, String
     })
 }
 
-fn read_step(row: &SqliteRow) -> Result<(usize, StepRun), String> {
+fn read_step(row: &SqliteRow) -> Result<(String, StepRun), String> {
     let state: String = column(row, 2)?;
     let error: Option<String> = column(row, 5)?;
-    let position: i64 = column(row, 0)?;
     let run = StepRun {
         uuid: uuid(row, 1)?,
         exists: true,
@@ -256,7 +255,7 @@ fn read_step(row: &SqliteRow) -> Result<(usize, StepRun), String> {
         sent_again: column(row, 13)?,
         waits_for: 0,
     };
-    Ok((usize::try_from(position).map_err(|_| format!("position {position} is no place"))?, run))
+    Ok((column(row, 0)?, run))
 }
 
 fn read_outbox(row: &SqliteRow) -> Result<OutboxRow, String> {
