@@ -75,6 +75,15 @@ chaos: ## every chaos scenario in full, ten minutes; figures also in target/chao
 chaos-cluster: ## kill one of three RabbitMQ nodes under load
 	cargo test --test chaos -- cluster
 
+.PHONY: chart
+chart: ## check the Helm chart, the alerts, the Dockerfile and the Compose file; installs what it checks with
+	set -e; tools=$$(scripts/chart-tools); "$$tools/venv/bin/python" helm/tests/check.py "$$tools"
+
+.PHONY: scaling
+scaling: ## scale real workers by KEDA's and the autoscaler's rules, and draw docs/scaling.svg; a minute
+	cargo build --quiet
+	set -e; tools=$$(scripts/chart-tools); scripts/with-rabbitmq "$$tools/venv/bin/python" scripts/scaling
+
 GENERATIONS := 4.0 4.3
 .PHONY: test-generations
 test-generations: ## the RabbitMQ tests on other generations of it (needs Debian or Ubuntu, and root)
