@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::MissedTickBehavior;
 use tracing::debug;
 
-use super::SharedCore;
+use super::{Core, SharedCore};
 use crate::broker::{Broker, BrokerStatus};
 use crate::ops::metrics::METRICS;
 
@@ -15,37 +15,35 @@ const PERIOD: Duration = Duration::from_secs(5);
 
 /// Looks at the queues until the worker stops.
 pub(super) async fn watch(core: SharedCore, broker: Arc<dyn Broker>, namespaces: Vec<String>) {
+    // Also in the middle of a look: a broker that went away answers late.
+    let _ = core.stopping.run_until_cancelled(look_again_and_again(&core, &*broker, namespaces)).await;
+}
+
+async fn look_again_and_again(core: &Core, broker: &dyn Broker, namespaces: Vec<String>) {
     let mut means: Vec<Mean> = namespaces.iter().map(|_| Mean::default()).collect();
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            () = core.stopping.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        // A question to a broker that is away would wait for it.
+        ticks.tick().await;
         if *broker.status().borrow() != BrokerStatus::Connected {
             continue;
         }
         for (namespace, mean) in namespaces.iter().zip(&mut means) {
-            let waiting = match broker.depth(&core.names.step_queue(namespace)).await {
-                Ok(waiting) => waiting.unwrap_or(0),
-                Err(error) => {
-                    debug!(namespace, %error, "The queue's length is unknown");
-                    continue;
-                }
-            };
-            METRICS
-                .queue_messages
-                .with_label_values(&[namespace])
-                .set(i64::try_from(waiting).unwrap_or(i64::MAX));
-            let (runs, seconds) = METRICS.runs(namespace);
-            if let Some(mean) = mean.observe(runs, seconds) {
-                let slots = f64::from(core.config.worker.max_concurrent_steps);
-                let backlog = waiting as f64 * mean / slots;
-                METRICS.work_seconds_backlog.with_label_values(&[namespace]).set(backlog);
+            match broker.depth(&core.names.step_queue(namespace)).await {
+                Ok(waiting) => note(core, namespace, waiting.unwrap_or(0), mean),
+                Err(error) => debug!(namespace, %error, "The queue's length is unknown"),
             }
         }
+    }
+}
+
+fn note(core: &Core, namespace: &str, waiting: u64, mean: &mut Mean) {
+    let gauge = METRICS.queue_messages.with_label_values(&[namespace]);
+    gauge.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+    let (runs, seconds) = METRICS.runs(namespace);
+    if let Some(mean) = mean.observe(runs, seconds) {
+        let slots = f64::from(core.config.worker.max_concurrent_steps);
+        METRICS.work_seconds_backlog.with_label_values(&[namespace]).set(waiting as f64 * mean / slots);
     }
 }
 

@@ -72,8 +72,11 @@ fn every_alert_has_its_runbook() {
     let alerts: BTreeSet<&str> =
         rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     let operations = text("docs/operations.md");
-    let runbooks: BTreeSet<&str> =
-        operations.lines().filter_map(|line| line.strip_prefix("### ")).filter(|name| name.starts_with("Tasker")).collect();
+    let runbooks: BTreeSet<&str> = operations
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "))
+        .filter(|name| name.starts_with("Tasker"))
+        .collect();
     assert!(!alerts.is_empty());
     assert_eq!(runbooks, alerts);
 }
