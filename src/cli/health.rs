@@ -25,9 +25,13 @@ impl Health {
     pub(super) async fn run(&self, output: Output) -> Result<Answer, Error> {
         let client = Client::new(&self.url)?;
         let asked = tokio::time::timeout(Duration::from_secs(self.timeout), client.health(self.live)).await;
-        let (healthy, report) = asked.unwrap_or_else(|_| {
-            Err(Error::Api(format!("{} did not answer within {} s", client.base_url(), self.timeout)))
-        })?;
+        let Ok(Ok((healthy, report))) = asked else {
+            return Err(Error::Api(format!(
+                "no worker or orchestrator answered at {} within {} s",
+                client.base_url(),
+                self.timeout
+            )));
+        };
         match output {
             Output::Json => output::json(&report),
             Output::Text => print_text(&report),
