@@ -138,9 +138,9 @@ def check_values():
         node = schema["definitions"][node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
         if "properties" not in node:
             return
-        known = set(node["properties"]) - {"global", "claims"} if path != "" else set(node["properties"]) - {"global"}
-        free = path.endswith(".resources")
-        if node.get("additionalProperties") is not False or (set(values) != known and not free):
+        # `global` is what Helm itself may add.
+        known = set(node["properties"]) - {"global"}
+        if node.get("additionalProperties") is not False or set(values) != known:
             sys.exit(f"chart: values.yaml and values.schema.json differ at {path or 'the top'}: {set(values) ^ known}")
         for key, value in values.items():
             compare(value, node["properties"][key], f"{path}.{key}")

@@ -10,7 +10,8 @@ const RULES: &str = "helm/tasker-worker-rust/rules/tasker.yaml";
 const DASHBOARD: &str = "helm/tasker-worker-rust/dashboards/tasker.json";
 
 fn text(path: &str) -> String {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path))
+        .expect("the file is in the repository")
 }
 
 /// The words of a text that are metrics of ours, without the endings of a histogram's series.
@@ -46,13 +47,13 @@ fn the_dashboard_shows_every_metric_but_those_that_only_describe() {
 
 #[test]
 fn the_dashboards_panels_do_not_overlap_and_say_what_they_show() {
-    let dashboard: Value = serde_json::from_str(&text(DASHBOARD)).unwrap();
-    let panels = dashboard["panels"].as_array().unwrap();
+    let dashboard: Value = serde_json::from_str(&text(DASHBOARD)).expect("the dashboard is JSON");
+    let panels = dashboard["panels"].as_array().expect("a dashboard has panels");
     let (mut taken, mut ids) = (BTreeSet::new(), BTreeSet::new());
     for panel in panels {
-        let title = panel["title"].as_str().unwrap();
-        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title} has another's id");
-        let at = |key: &str| panel["gridPos"][key].as_u64().unwrap();
+        let title = panel["title"].as_str().expect("a panel has a title");
+        assert!(ids.insert(panel["id"].as_u64().expect("a panel has an id")), "{title} has another's id");
+        let at = |key: &str| panel["gridPos"][key].as_u64().expect("a panel has a place");
         assert!(at("x") + at("w") <= 24, "{title} is too wide");
         for x in at("x")..at("x") + at("w") {
             for y in at("y")..at("y") + at("h") {
