@@ -15,6 +15,34 @@ run: ## run an orchestrator and a worker against RabbitMQ until Ctrl-C (starts a
 	cargo build --quiet
 	scripts/with-rabbitmq scripts/run
 
+.PHONY: up
+up: ## start RabbitMQ, orchestrator and worker with Docker Compose; BINARY_FROM=prebuilt uses this machine's cargo
+	set -e; if [ "$${BINARY_FROM:-}" = prebuilt ]; then \
+	  cargo build --release; install -D target/release/tasker-worker-rust dist/tasker-worker-rust; \
+	fi
+	scripts/compose build orchestrator
+	scripts/compose up -d rabbitmq orchestrator worker
+	scripts/compose-ready rabbitmq orchestrator worker
+
+.PHONY: smoke
+smoke: ## tasks of all workflows on the stack of `make up`, with one worker of three killed
+	scripts/smoke
+
+.PHONY: down
+down: ## stop what `make up` started; the data stays
+	scripts/compose --profile observability down
+
+.PHONY: down-volumes
+down-volumes: ## stop what `make up` started, and delete its data and passwords
+	scripts/compose --profile observability down --volumes
+	rm -rf .secrets
+
+.PHONY: broker
+broker: ## start RabbitMQ alone with Docker Compose, and print how to reach it
+	scripts/compose up -d rabbitmq
+	scripts/compose-ready rabbitmq
+	@echo "export RABBITMQ_URL=amqp://tasker:$$(cat .secrets/rabbitmq_password)@127.0.0.1:$${RABBITMQ_PORT:-5672}/%2f"
+
 .PHONY: test
 test: ## run every test, the RabbitMQ ones too (starts a private broker if RABBITMQ_URL is unset)
 	cargo build --tests --examples
@@ -46,6 +74,15 @@ chaos: ## every chaos scenario in full, ten minutes; figures also in target/chao
 .PHONY: chaos-cluster
 chaos-cluster: ## kill one of three RabbitMQ nodes under load
 	cargo test --test chaos -- cluster
+
+.PHONY: chart
+chart: ## check the Helm chart, the alerts, the Dockerfile and the Compose file; installs what it checks with
+	set -e; tools=$$(scripts/chart-tools); "$$tools/venv/bin/python" helm/tests/check.py "$$tools"
+
+.PHONY: scaling
+scaling: ## scale real workers by KEDA's and the autoscaler's rules, and draw docs/scaling.svg; a minute
+	cargo build --quiet
+	set -e; tools=$$(scripts/chart-tools); scripts/with-rabbitmq "$$tools/venv/bin/python" scripts/scaling
 
 GENERATIONS := 4.0 4.3
 .PHONY: test-generations

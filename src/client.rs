@@ -9,6 +9,7 @@ use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -240,6 +241,17 @@ impl Client {
         let answer = self.call(Method::POST, "/v1/templates", Some(body), Duration::ZERO).await?;
         answer.read::<TemplateDetail>()?;
         Ok(answer.status == StatusCode::CREATED)
+    }
+
+    /// Asks any program of ours whether it can work, or only whether it is `live`, and returns what it says.
+    ///
+    /// # Errors
+    /// When nothing answers, or what answers is not one of our programs.
+    pub async fn health(&self, live: bool) -> Result<(bool, Value), Error> {
+        let path = if live { "/health/live" } else { "/health/ready" };
+        let answer = self.call(Method::GET, path, None, Duration::ZERO).await?;
+        let report = serde_json::from_slice(&answer.body).map_err(|error| answer.not_understood(&error))?;
+        Ok((answer.status.is_success(), report))
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {

@@ -14,6 +14,7 @@ macro_rules! print {
 
 mod dead_letters;
 mod demo;
+mod health;
 mod output;
 mod pause;
 mod serve;
@@ -87,6 +88,8 @@ enum Command {
     /// Check and show the settings.
     #[command(subcommand)]
     Config(settings::Command),
+    /// Ask a running worker or orchestrator whether it can work; the exit code is 1 when it cannot.
+    Health(health::Health),
     /// Show which steps have a handler, and which of the templates' steps lack one.
     Handlers,
 }
@@ -161,6 +164,7 @@ fn run(arguments: &Arguments) -> Result<Answer, Error> {
         Command::Topology(command) => block_on(command.run(load(Program::Worker)?, output)),
         Command::DeadLetters(command) => block_on(command.run(load(Program::Worker)?, output)),
         Command::Config(command) => command.run(arguments.config.as_deref(), output),
+        Command::Health(health) => block_on(health.run(output)),
         Command::Handlers => templates::handlers(load(Program::Worker)?, output),
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
+    GaugeVec, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry,
+    TextEncoder,
 };
 
 /// The process's metrics.
@@ -54,6 +55,10 @@ metrics! {
     confirm_seconds: Histogram = "tasker_worker_confirm_seconds",
     /// Steps running now.
     in_flight: IntGaugeVec = "tasker_worker_steps_in_flight" ["namespace"],
+    /// Requests that wait in the namespace's queue, as the broker said at the last look.
+    queue_messages: IntGaugeVec = "tasker_worker_queue_messages" ["namespace"],
+    /// Seconds this worker alone would need for what waits in the namespace's queue: requests x mean run time / slots.
+    work_seconds_backlog: GaugeVec = "tasker_worker_work_seconds_backlog" ["namespace"],
     /// Retries decided on; each is published until the broker confirms it.
     retries: IntCounterVec = "tasker_worker_retries_total" ["namespace", "step"],
     /// Dead letters decided on, and requests refused to the dead letters.
@@ -127,6 +132,17 @@ impl Metrics {
             .sum()
     }
 
+    /// How many of a namespace's handlers have run so far, and for how many seconds in all.
+    pub fn runs(&self, namespace: &str) -> (u64, f64) {
+        let families = self.step_seconds.collect();
+        let samples = families.iter().flat_map(|family| family.get_metric()).filter(|sample| {
+            sample.get_label().iter().any(|pair| pair.name() == "namespace" && pair.value() == namespace)
+        });
+        samples.map(|sample| sample.get_histogram()).fold((0, 0.0), |(count, sum), histogram| {
+            (count + histogram.get_sample_count(), sum + histogram.get_sample_sum())
+        })
+    }
+
     /// Steps running now, by namespace.
     pub fn in_flight_by_namespace(&self) -> BTreeMap<String, i64> {
         let by_namespace = sums(&self.in_flight, "namespace");
@@ -171,6 +187,7 @@ metric! {
     IntCounter: |name, help, _labels| IntCounter::new(name, help);
     IntCounterVec: |name, help, labels| IntCounterVec::new(prometheus::opts!(name, help), labels);
     IntGauge: |name, help, _labels| IntGauge::new(name, help);
+    GaugeVec: |name, help, labels| GaugeVec::new(prometheus::opts!(name, help), labels);
     IntGaugeVec: |name, help, labels| IntGaugeVec::new(prometheus::opts!(name, help), labels);
     Histogram: |name, help, _labels| Histogram::with_opts(prometheus::histogram_opts!(name, help, SECONDS.to_vec()));
     HistogramVec: |name, help, labels| HistogramVec::new(prometheus::histogram_opts!(name, help, SECONDS.to_vec()), labels);

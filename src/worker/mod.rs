@@ -1,5 +1,6 @@
 //! The worker: consume, dispatch, ledger, execute, settle. One file each; `process` tells the life of a message.
 
+mod backlog;
 mod consume;
 mod control;
 mod dispatch;

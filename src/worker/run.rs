@@ -14,7 +14,7 @@ use super::ledger::Ledger;
 use super::pause::Pauses;
 use super::register::Registration;
 use super::running::RunningWorker;
-use super::{Core, SharedCore, supervise};
+use super::{Core, SharedCore, backlog, supervise};
 use crate::broker::rabbit::RabbitBroker;
 use crate::broker::{Broker, ConsumerState};
 use crate::catalog::{Catalog, WatchGuard};
@@ -173,6 +173,8 @@ impl RustWorker {
             consumer_states.insert(namespace.clone(), state.subscribe());
         }
         let (steps, consumers) = (TaskTracker::new(), TaskTracker::new());
+        let watched = consumer_states.keys().cloned().collect();
+        consumers.spawn(backlog::watch(core.clone(), broker.clone(), watched));
         consumers.spawn(supervise::supervise(
             core.clone(),
             broker.clone(),

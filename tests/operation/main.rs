@@ -3,4 +3,5 @@
 mod config;
 mod http;
 mod logging;
+mod monitoring;
 mod shutdown;

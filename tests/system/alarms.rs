@@ -41,20 +41,12 @@ impl Node {
 
     /// The lowest memory limit raises an alarm at once, the default clears it.
     fn limit_memory(&self, share_of_memory: &str) {
-        let folder = |parent: &Path, wanted: &dyn Fn(&str) -> bool| {
-            let mut entries = parent.read_dir().unwrap().map(|entry| entry.unwrap().path());
-            entries.find(|path| wanted(&path.file_name().unwrap().to_string_lossy()))
-        };
-        let data = folder(self.directory.path(), &|name| name.starts_with("with-rabbitmq"));
-        let data = data.expect("this test needs rabbitmq-server: a node in a container cannot be told apart");
-        let node = folder(&data.join("mnesia"), &|name| name.ends_with("@localhost")).unwrap();
-        let uri: lapin::uri::AMQPUri = self.url.parse().unwrap();
-        let ctl = "PATH=$(ls -d /usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin | sort -V | tail -n 1):$PATH
-                   exec rabbitmqctl -n \"$0\" set_vm_memory_high_watermark \"$1\"";
-        let output = Command::new("bash")
-            .args(["-c", ctl, &node.file_name().unwrap().to_string_lossy(), share_of_memory])
-            .env("HOME", data.join("home"))
-            .env("ERL_EPMD_PORT", (uri.authority.port + 2).to_string())
+        let mut folders = self.directory.path().read_dir().unwrap().map(|entry| entry.unwrap());
+        let data = folders.find(|folder| folder.file_name().to_string_lossy().starts_with("with-rabbitmq"));
+        let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/rabbitmq-node"))
+            .arg("ctl")
+            .arg(data.expect("with-rabbitmq keeps its node there").path())
+            .args(["set_vm_memory_high_watermark", share_of_memory])
             .output()
             .unwrap();
         assert!(output.status.success(), "{output:?}");

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use serde_json::json;
 use tasker_worker_rust::broker::memory::MemoryBroker;
@@ -18,7 +17,7 @@ use uuid::Uuid;
 
 use crate::on_both_brokers;
 use crate::proxy::Proxy;
-use crate::support::{Desk, Kind, Report, settings, within};
+use crate::support::{Desk, Kind, Report, eventually, settings, within};
 
 on_both_brokers! {
     a_step_cut_off_from_its_request_runs_on_and_answers_the_redelivery
@@ -221,20 +220,6 @@ impl Lab {
         assert_eq!(channel_errors, 0, "a delivery was settled twice");
         self.desk.close().await;
     }
-}
-
-/// Waits until `look` has an answer.
-async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let looking = async {
-        loop {
-            if let Some(found) = look().await {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    };
-    let found = tokio::time::timeout(crate::support::DEADLINE, looking).await;
-    found.unwrap_or_else(|_| panic!("still waiting: {what}"))
 }
 
 async fn a_step_cut_off_from_its_request_runs_on_and_answers_the_redelivery(kind: Kind) {

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod alarms;
+mod backlog;
 mod dead_letters;
 mod layout;
 mod ledger;

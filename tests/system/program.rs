@@ -306,8 +306,16 @@ fn a_worker_without_its_broker_waits_alive_but_not_ready() {
     let (ready, body) = get(&address, "/health/ready");
     assert_eq!((live, ready), (200, 503), "{body}");
     assert!(body.contains("refused") || body.contains("connect"), "{body}");
+    let health = |more: &[&str]| program.run(&[&["health", &format!("http://{address}")], more].concat());
+    let asked = health(&[]);
+    assert_eq!(asked.status.code(), Some(1), "not ready");
+    assert!(stdout(&asked).contains("broker: unhealthy (not connected"), "{}", stdout(&asked));
+    assert_eq!(health(&["--live"]).status.code(), Some(0));
     worker.terminate();
     assert_eq!(worker.exit_code(), Some(0));
+    let gone = health(&["--live"]);
+    assert_eq!(gone.status.code(), Some(69));
+    assert!(stderr(&gone).contains("no worker or orchestrator answered at"), "{}", stderr(&gone));
 }
 
 #[test]

@@ -95,6 +95,20 @@ pub(crate) async fn within<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(DEADLINE, future).await.expect("this should have happened by now")
 }
 
+/// Waits until `look` has an answer.
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let looking = async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let found = tokio::time::timeout(DEADLINE, looking).await;
+    found.unwrap_or_else(|_| panic!("still waiting: {what}"))
+}
+
 /// A broker of the test's own with the orchestrator's seat taken by the test.
 pub(crate) struct Desk {
     pub(crate) kind: Kind,
