@@ -12,6 +12,7 @@ macro_rules! print {
     ($($text:tt)*) => { $crate::cli::output::write(format_args!($($text)*)) };
 }
 
+mod bench;
 mod dead_letters;
 mod demo;
 mod output;
@@ -46,6 +47,13 @@ struct Arguments {
     command: Command,
 }
 
+impl Arguments {
+    /// What gives a child of this process the same settings.
+    fn repeated(&self) -> Vec<String> {
+        self.config.iter().flat_map(|path| ["--config".to_owned(), path.display().to_string()]).collect()
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
     Text,
@@ -78,6 +86,8 @@ enum Command {
     /// Check and show the settings.
     #[command(subcommand)]
     Config(settings::Command),
+    /// Measure this worker beside a bare program that does the same broker work, on your broker.
+    Bench(bench::Arguments),
     /// Show which steps have a handler, and which of the templates' steps lack one.
     Handlers,
 }
@@ -149,6 +159,7 @@ fn run(arguments: &Arguments) -> Result<Answer, Error> {
         Command::Topology(command) => block_on(command.run(load(Program::Worker)?, output)),
         Command::DeadLetters(command) => block_on(command.run(load(Program::Worker)?, output)),
         Command::Config(command) => command.run(arguments.config.as_deref(), output),
+        Command::Bench(bench) => bench.run(load(Program::Worker)?, arguments.repeated(), output),
         Command::Handlers => templates::handlers(load(Program::Worker)?, output),
     }
 }
