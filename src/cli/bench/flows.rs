@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::super::demo::TEMPLATES;
 use super::Answer;
 use super::figure::{Figure, Goal, percentile};
-use super::job::{Job, Who};
+use super::job::{Job, LOG, Who};
 use super::machine::cpu_of;
 use super::rounds::{Bench, Run};
 
@@ -60,7 +60,7 @@ impl Product {
             let mut command = Command::new(std::env::current_exe()?);
             command.args(&bench.settings).arg(program).stdin(Stdio::null()).stdout(Stdio::null());
             command
-                .env("RUST_LOG", "warn")
+                .env("RUST_LOG", LOG)
                 .env("TASKER__BROKER__PREFIX", prefix)
                 .env("TASKER__ORCHESTRATOR__LISTEN_ADDRESS", format!("127.0.0.1:{port}"))
                 .env("TASKER__ORCHESTRATOR__TEMPLATE_DIRECTORY", &folder)

@@ -23,6 +23,10 @@ pub(crate) const STEP: &str = "noop";
 /// How long our worker's results are, so that the twin's are as long.
 pub(crate) const RESULT_BYTES: usize = 640;
 
+/// Few lines, but the span that every step has by default.
+pub(super) const LOG: &str = "warn,tasker_worker_rust::worker=info,tasker_worker_rust::worker::running=warn,\
+                              tasker_worker_rust::worker::supervise=warn";
+
 /// How long a worker may take to say something.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -90,7 +94,7 @@ impl Job {
         match self.who {
             Who::Ours if self.steps == 0 => Ok(self.worker(self.config(config), |_| {})?.run_blocking()?),
             Who::Ours => tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(config.worker.rust_runtime.tokio_worker_threads.max(1))
+                .worker_threads(threads(&config))
                 .enable_all()
                 .build()?
                 .block_on(self.run_ours(config)),
@@ -161,6 +165,13 @@ impl Job {
     }
 }
 
+fn threads(config: &Config) -> usize {
+    match config.worker.rust_runtime.tokio_worker_threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    }
+}
+
 /// A worker process. Killed when dropped.
 pub(super) struct Worker {
     child: Child,
@@ -172,7 +183,7 @@ impl Worker {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(settings).arg("bench").arg("--job").arg(serde_json::to_string(job)?);
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        Ok(Self { child: child.kill_on_drop(true).env("RUST_LOG", "warn").spawn()? })
+        Ok(Self { child: child.kill_on_drop(true).env("RUST_LOG", LOG).spawn()? })
     }
 
     pub(super) fn pid(&self) -> u32 {
