@@ -47,6 +47,17 @@ chaos: ## every chaos scenario in full, ten minutes; figures also in target/chao
 chaos-cluster: ## kill one of three RabbitMQ nodes under load
 	cargo test --test chaos -- cluster
 
+# Wants a machine that does nothing else for an hour and a half; disturbed runs are repeated.
+.PHONY: bench
+bench: ## measure this worker beside a bare lapin program; writes docs/performance.md and its plots
+	cargo build --release
+	scripts/with-rabbitmq target/release/tasker-worker-rust bench --write docs
+
+.PHONY: bench-quick
+bench-quick: ## half a minute of that; fails when a ratio is worse than half its goal
+	cargo build --release
+	scripts/with-rabbitmq target/release/tasker-worker-rust bench --quick
+
 GENERATIONS := 4.0 4.3
 .PHONY: test-generations
 test-generations: ## the RabbitMQ tests on other generations of it (needs Debian or Ubuntu, and root)

@@ -145,12 +145,15 @@ impl Caller {
         Ok((self.calls, begin))
     }
 
+    /// The next result's number, and when it came. Cancel-safe.
     async fn answer(&mut self) -> Answer<(u64, Instant)> {
         let next = tokio::time::timeout(PATIENCE, self.results.next());
         let delivery =
             next.await.map_err(|_| "no result came within 30 s")?.ok_or("the consumer ended")??;
         let at = Instant::now();
-        delivery.acker.ack(BasicAckOptions::default()).await?;
+        // Queued by its first poll. Awaiting it here would lose the result to whatever else is waited for.
+        let sent = self.consuming.basic_ack(delivery.delivery_tag, BasicAckOptions::default());
+        sent.now_or_never().transpose()?;
         let id = delivery.properties.correlation_id().as_ref().and_then(|id| id.as_str().parse().ok());
         Ok((id.unwrap_or(0), at))
     }

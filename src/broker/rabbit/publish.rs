@@ -190,7 +190,7 @@ impl Lane {
             return Err(End::Lost(lost(&self.link), Some(Box::new(job))));
         }
         let PublishJob { message, confirm } = job;
-        let outgoing = match Outgoing::new(message, self.shared.max_message_bytes, window.max_header_bytes) {
+        let outgoing = match Outgoing::new(&message, self.shared.max_message_bytes, window.max_header_bytes) {
             Ok(outgoing) => outgoing,
             Err(problem) => {
                 reply(confirm, Err(PublishError::Invalid(problem)));
