@@ -84,6 +84,17 @@ scaling: ## scale real workers by KEDA's and the autoscaler's rules, and draw do
 	cargo build --quiet
 	set -e; tools=$$(scripts/chart-tools); scripts/with-rabbitmq "$$tools/venv/bin/python" scripts/scaling
 
+# Wants a machine that does nothing else for an hour and a half; disturbed runs are repeated.
+.PHONY: bench
+bench: ## measure this worker beside a bare lapin program; writes docs/performance.md and its plots
+	cargo build --release
+	scripts/with-rabbitmq target/release/tasker-worker-rust bench --write docs
+
+.PHONY: bench-quick
+bench-quick: ## half a minute of that; fails when a ratio is worse than half its goal
+	cargo build --release
+	scripts/with-rabbitmq target/release/tasker-worker-rust bench --quick
+
 GENERATIONS := 4.0 4.3
 .PHONY: test-generations
 test-generations: ## the RabbitMQ tests on other generations of it (needs Debian or Ubuntu, and root)

@@ -278,7 +278,7 @@ impl Letter {
         request.not_before = None;
         let mut headers = Headers::default();
         for (name, value) in self.properties.headers.iter().filter(|(name, _)| !name.starts_with("tasker-")) {
-            headers.set(name, value.clone());
+            headers.set(name.to_owned(), value.clone());
         }
         headers.strip_broker_headers();
         let replays = self.replays.saturating_add(1);

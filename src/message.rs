@@ -421,7 +421,10 @@ pub(crate) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::
 
 /// A message's body.
 pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
-    serde_json::to_vec(message).expect("messages have string keys only and always encode")
+    // Room for most of them, so that few are moved while they grow.
+    let mut body = Vec::with_capacity(1_024);
+    serde_json::to_writer(&mut body, message).expect("messages have string keys only and always encode");
+    body
 }
 
 fn current_version() -> u32 {

@@ -9,6 +9,7 @@ pub mod memory;
 pub mod rabbit;
 pub mod topology;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -108,11 +109,11 @@ pub struct Properties {
 
 /// Message headers, in order.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Headers(Vec<(String, HeaderValue)>);
+pub struct Headers(Vec<(Cow<'static, str>, HeaderValue)>);
 
 impl Headers {
     /// Sets a header, replacing an earlier one of that name.
-    pub fn set(&mut self, name: impl Into<String>, value: impl Into<HeaderValue>) {
+    pub fn set(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<HeaderValue>) {
         let name = name.into();
         self.0.retain(|(n, _)| *n != name);
         self.0.push((name, value.into()));
@@ -146,7 +147,7 @@ impl Headers {
 
     /// All headers.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &HeaderValue)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value))
+        self.0.iter().map(|(name, value)| (&**name, value))
     }
 
     /// Drops what brokers write themselves (`x-…`). A republished message that kept its death records
@@ -199,7 +200,7 @@ pub struct Publisher {
 #[derive(Debug)]
 pub struct PublishJob {
     /// What to publish.
-    pub message: Message,
+    pub message: Arc<Message>,
     /// Where the broker's answer goes. Dropped, it says [`PublishError::Closed`].
     pub confirm: oneshot::Sender<Result<(), PublishError>>,
 }
@@ -216,8 +217,8 @@ impl Publisher {
     ///
     /// # Errors
     /// When that is not certain. The message may have arrived all the same: publish it again under the same id.
-    pub async fn publish(&self, message: Message) -> Result<(), PublishError> {
-        let (confirm, confirmed) = oneshot::channel();
+    pub async fn publish(&self, message: impl Into<Arc<Message>>) -> Result<(), PublishError> {
+        let (message, (confirm, confirmed)) = (message.into(), oneshot::channel());
         self.jobs.send(PublishJob { message, confirm }).await.map_err(|_| PublishError::Closed)?;
         confirmed.await.unwrap_or(Err(PublishError::Closed))
     }

@@ -92,7 +92,7 @@ fn showcases() -> Vec<Showcase> {
 }
 
 /// The templates the five workflows come with.
-const TEMPLATES: [&str; 5] = [
+pub(super) const TEMPLATES: [&str; 5] = [
     include_str!("../../config/workflows/linear_workflow_handler.yaml"),
     include_str!("../../config/workflows/diamond_workflow_handler.yaml"),
     include_str!("../../config/workflows/tree_workflow_handler.yaml"),

@@ -12,6 +12,7 @@ macro_rules! print {
     ($($text:tt)*) => { $crate::cli::output::write(format_args!($($text)*)) };
 }
 
+mod bench;
 mod dead_letters;
 mod demo;
 mod health;
@@ -48,6 +49,13 @@ struct Arguments {
     output: Output,
     #[command(subcommand)]
     command: Command,
+}
+
+impl Arguments {
+    /// What gives a child of this process the same settings.
+    fn repeated(&self) -> Vec<String> {
+        self.config.iter().flat_map(|path| ["--config".to_owned(), path.display().to_string()]).collect()
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -90,6 +98,8 @@ enum Command {
     Config(settings::Command),
     /// Ask a running worker or orchestrator whether it can work; the exit code is 1 when it cannot.
     Health(health::Health),
+    /// Measure this worker beside a bare program that does the same broker work, on your broker.
+    Bench(bench::Arguments),
     /// Show which steps have a handler, and which of the templates' steps lack one.
     Handlers,
 }
@@ -165,6 +175,7 @@ fn run(arguments: &Arguments) -> Result<Answer, Error> {
         Command::DeadLetters(command) => block_on(command.run(load(Program::Worker)?, output)),
         Command::Config(command) => command.run(arguments.config.as_deref(), output),
         Command::Health(health) => block_on(health.run(output)),
+        Command::Bench(bench) => bench.run(load(Program::Worker)?, arguments.repeated(), output),
         Command::Handlers => templates::handlers(load(Program::Worker)?, output),
     }
 }

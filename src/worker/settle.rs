@@ -1,6 +1,7 @@
 //! The last act, and the only file that acks or nacks a request: publish, wait for the broker's
 //! confirmation, then ack. Every way out is here.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -56,7 +57,7 @@ pub(super) fn answer(core: &Core, work: &Work, verdict: Verdict, timing: &Timing
 
 /// Publishes an answer, then acks every delivery of its request. A delivery that cannot be settled any more
 /// is the broker's again, and comes back.
-pub(super) async fn settle(core: &Core, work: &Work, running: Running<'_>, answer: &[Message]) {
+pub(super) async fn settle(core: &Core, work: &Work, running: Running<'_>, answer: &[Arc<Message>]) {
     for message in answer {
         // A result counts whoever reports it. A retry would be run beside that of whoever has the request now.
         let is_retry = message.properties.kind.as_deref() == Some(RETRY);
@@ -93,7 +94,7 @@ pub(super) async fn postpone(core: &Core, work: &Work, delivery: Acker) {
     let rung = core.ladder.at_least(remaining);
     let message = outgoing(core, work, core.names.retries(), retry_key(&work.request.namespace, rung));
     let message = with_body(message, RETRY, work.request.message_id("postponed"), work.body.clone());
-    match publish(core, &message, || delivery.is_usable()).await {
+    match publish(core, &Arc::new(message), || delivery.is_usable()).await {
         Ok(()) => drop(delivery.settle(Disposition::Ack)),
         Err(GaveUp::Stale) => {}
         Err(GaveUp::Stopping) => release(delivery),
@@ -287,11 +288,11 @@ enum GaveUp {
 }
 
 /// Publishes until the broker confirms, as long as it is `wanted`.
-async fn publish(core: &Core, message: &Message, wanted: impl Fn() -> bool) -> Result<(), GaveUp> {
+async fn publish(core: &Core, message: &Arc<Message>, wanted: impl Fn() -> bool) -> Result<(), GaveUp> {
     let mut pause = FIRST_PAUSE;
     while wanted() {
         let started = Instant::now();
-        let problem = match core.publisher.publish(message.clone()).await {
+        let problem = match core.publisher.publish(Arc::clone(message)).await {
             Ok(()) => {
                 if core.config.worker.metrics.step_timing_enabled {
                     METRICS.confirm_seconds.observe(seconds(started.elapsed()));

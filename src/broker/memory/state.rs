@@ -171,7 +171,7 @@ impl State {
 
     // Messages
 
-    pub(super) fn publish(&mut self, message: Message, now: Instant) -> Result<(), PublishError> {
+    pub(super) fn publish(&mut self, message: Arc<Message>, now: Instant) -> Result<(), PublishError> {
         for (what, text) in [("exchange name", &message.exchange), ("routing key", &message.routing_key)] {
             if text.len() > SHORT_STRING_BYTES {
                 return Err(PublishError::Invalid(format!(
@@ -182,10 +182,9 @@ impl State {
         }
         let targets = self.route(&message.exchange, &message.routing_key);
         if targets.is_empty() {
-            let Message { exchange, routing_key, .. } = message;
+            let (exchange, routing_key) = (message.exchange.clone(), message.routing_key.clone());
             return Err(PublishError::Unroutable { exchange, routing_key });
         }
-        let message = Arc::new(message);
         let mut published = Ok(());
         for target in targets.iter() {
             let full = matches!(target, Target::Queue(queue) if self.queues[queue].is_full());

@@ -61,12 +61,7 @@ impl Keeper {
         health: Arc<Health>,
         closing: CancellationToken,
     ) -> (Self, Link) {
-        let starting = Failure {
-            text: "starting".to_owned(),
-            cause: "starting",
-            trouble: Trouble::Outage,
-            connection_lost: true,
-        };
+        let starting = Failure::outage("starting", "starting").of_connection();
         let (state, link) = watch::channel(LinkState::Down(starting));
         let pools = access.addresses.iter().map(|address| (address.clone(), pool(purpose, access, address)));
         let keeper = Self {
@@ -98,10 +93,8 @@ impl Keeper {
                         None => break,
                         Some(failure) => {
                             METRICS.reconnects.with_label_values(&[failure.cause]).inc();
-                            Failure {
-                                text: format!("the connection to {place} was lost: {failure}"),
-                                ..failure
-                            }
+                            let text = format!("the connection to {place} was lost: {failure}");
+                            Failure { text, ..failure }
                         }
                     }
                 }
@@ -141,17 +134,13 @@ impl Keeper {
                 }
                 Err(PoolError::Backend(error)) => failures.push(Failure::connecting(address, &error)),
                 Err(PoolError::Timeout(_)) => {
-                    failures.push(Failure::timeout(
-                        &format!("cannot reach {}", address.place),
-                        self.connect_timeout,
-                    ));
+                    let what = format!("cannot reach {}", address.place);
+                    failures.push(Failure::timeout(&what, self.connect_timeout));
                 }
-                Err(error) => failures.push(Failure {
-                    text: format!("cannot reach {}: {error}", address.place),
-                    cause: "pool",
-                    trouble: Trouble::Outage,
-                    connection_lost: true,
-                }),
+                Err(error) => {
+                    failures
+                        .push(Failure::outage(format!("cannot reach {}: {error}", address.place), "pool"));
+                }
             }
         }
         let texts: Vec<&str> = failures.iter().map(|failure| failure.text.as_str()).collect();
@@ -199,7 +188,7 @@ impl Keeper {
                     }
                     // The end of a channel raises one too.
                     Event::Error(error) if !up.connection.status().connected() => {
-                        return Some(Failure { connection_lost: true, ..Failure::from(&error) });
+                        return Some(Failure::from(error).of_connection());
                     }
                     _ => {}
                 },
@@ -221,18 +210,13 @@ impl Keeper {
 
 /// The error a connection ended with, if it left one.
 fn last_words(events: &mut (impl futures_util::stream::FusedStream<Item = Event> + Unpin)) -> Failure {
-    let mut failure = Failure {
-        text: "it is closed".to_owned(),
-        cause: "connection_lost",
-        trouble: Trouble::Outage,
-        connection_lost: true,
-    };
+    let mut failure = Failure::outage("it is closed", "connection_lost");
     while let Some(Some(event)) = events.next().now_or_never() {
         if let Event::Error(error) = event {
-            failure = Failure { connection_lost: true, ..Failure::from(&error) };
+            failure = error.into();
         }
     }
-    failure
+    failure.of_connection()
 }
 
 fn pool(purpose: Purpose, access: &Access, address: &Address) -> Pool {

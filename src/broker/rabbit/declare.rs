@@ -36,7 +36,7 @@ impl fmt::Display for Entity<'_> {
 /// # Errors
 /// The first entity that could not be created, why, and what can be done.
 pub(super) async fn declare(connection: &Connection, topology: &Topology) -> Result<(), Failure> {
-    let channel = connection.create_channel().await.map_err(|error| Failure::from(&error))?;
+    let channel = connection.create_channel().await?;
     for exchange in &topology.exchanges {
         declare_exchange(&channel, exchange)
             .await
@@ -87,7 +87,7 @@ pub(super) async fn missing(connection: &Connection, topology: &Topology) -> Res
 
 /// Looks on a channel of its own: the broker closes the channel when the answer is no.
 pub(super) async fn exchange_exists(connection: &Connection, name: &str) -> Result<bool, Failure> {
-    let channel = connection.create_channel().await.map_err(|error| Failure::from(&error))?;
+    let channel = connection.create_channel().await?;
     let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
     let looked = channel
         .exchange_declare(checked(name)?, lapin::ExchangeKind::Topic, options, FieldTable::default())
@@ -97,7 +97,7 @@ pub(super) async fn exchange_exists(connection: &Connection, name: &str) -> Resu
 
 /// How many messages are ready in a queue, `None` where there is no such queue.
 pub(super) async fn queue_depth(connection: &Connection, name: &str) -> Result<Option<u64>, Failure> {
-    let channel = connection.create_channel().await.map_err(|error| Failure::from(&error))?;
+    let channel = connection.create_channel().await?;
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let looked = channel.queue_declare(checked(name)?, options, FieldTable::default()).await;
     let queue = found(&channel, Entity::Queue(name), looked).await?;
@@ -114,7 +114,7 @@ async fn found<T>(
             close(channel).await;
             Ok(Some(answer))
         }
-        Err(error) => match Failure::from(&error) {
+        Err(error) => match Failure::from(error) {
             failure if failure.cause == "not_found" && failure.trouble == Trouble::Refusal => Ok(None),
             failure => Err(Failure { text: format!("cannot look for {entity}: {failure}"), ..failure }),
         },
@@ -136,19 +136,13 @@ async fn declare_exchange(channel: &Channel, exchange: &Exchange) -> Result<(), 
         ExchangeKind::Fanout => lapin::ExchangeKind::Fanout,
     };
     let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    channel
-        .exchange_declare(checked(&exchange.name)?, kind, options, arguments)
-        .await
-        .map_err(|error| Failure::from(&error))
+    Ok(channel.exchange_declare(checked(&exchange.name)?, kind, options, arguments).await?)
 }
 
 async fn declare_queue(channel: &Channel, queue: &Queue) -> Result<(), Failure> {
     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    channel
-        .queue_declare(checked(&queue.name)?, options, queue_arguments(queue))
-        .await
-        .map(drop)
-        .map_err(|error| Failure::from(&error))
+    channel.queue_declare(checked(&queue.name)?, options, queue_arguments(queue)).await?;
+    Ok(())
 }
 
 fn queue_arguments(queue: &Queue) -> FieldTable {
@@ -184,16 +178,9 @@ fn queue_arguments(queue: &Queue) -> FieldTable {
 }
 
 async fn bind(channel: &Channel, binding: &Binding) -> Result<(), Failure> {
-    channel
-        .queue_bind(
-            checked(&binding.queue)?,
-            checked(&binding.exchange)?,
-            checked(&binding.routing_key)?,
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        )
-        .await
-        .map_err(|error| Failure::from(&error))
+    let (queue, exchange) = (checked(&binding.queue)?, checked(&binding.exchange)?);
+    let (key, options) = (checked(&binding.routing_key)?, QueueBindOptions::default());
+    Ok(channel.queue_bind(queue, exchange, key, options, FieldTable::default()).await?)
 }
 
 fn refused(entity: Entity<'_>, failure: Failure) -> Failure {
@@ -218,10 +205,7 @@ fn text(value: &str) -> AMQPValue {
 }
 
 pub(super) fn checked(name: &str) -> Result<ShortString, Failure> {
-    short("name", name.to_owned()).map_err(|problem| Failure {
-        text: format!("{name:?} cannot be used: {problem}"),
-        cause: "invalid_name",
-        trouble: Trouble::Refusal,
-        connection_lost: false,
-    })
+    let unusable = |problem| Failure::outage(format!("{name:?} cannot be used: {problem}"), "invalid_name");
+    short("name", name)
+        .map_err(|problem| Failure { trouble: Trouble::Refusal, ..unusable(problem) })
 }

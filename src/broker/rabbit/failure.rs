@@ -30,40 +30,42 @@ pub(super) struct Failure {
 }
 
 impl Failure {
+    /// One that passes, of a channel.
+    pub(super) fn outage(text: impl Into<String>, cause: &'static str) -> Self {
+        Self { text: text.into(), cause, trouble: Trouble::Outage, connection_lost: false }
+    }
+
+    /// The same, of the whole connection.
+    pub(super) fn of_connection(self) -> Self {
+        Self { connection_lost: true, ..self }
+    }
+
     /// The broker did not answer.
     pub(super) fn timeout(what: &str, after: Duration) -> Self {
-        Self {
-            text: format!("{what}: no answer within {after:?}"),
-            cause: "timeout",
-            trouble: Trouble::Outage,
-            connection_lost: false,
-        }
+        Self::outage(format!("{what}: no answer within {after:?}"), "timeout")
     }
 
     /// The broker ended a consumer, as it does when its queue is deleted or moves, or when a delivery was
     /// held for longer than the broker allows.
     pub(super) fn cancelled() -> Self {
-        Self {
-            text: "the broker cancelled the consumer (its queue was deleted or moved, or a delivery was held for \
-                   longer than the broker's consumer timeout)"
-                .to_owned(),
-            cause: "consumer_cancelled",
-            trouble: Trouble::Outage,
-            connection_lost: false,
-        }
+        Self::outage(
+            "the broker cancelled the consumer (its queue was deleted or moved, or a delivery was held for longer \
+             than the broker's consumer timeout)",
+            "consumer_cancelled",
+        )
     }
 
     /// Why `address` could not be connected to.
     pub(super) fn connecting(address: &Address, error: &lapin::Error) -> Self {
         let Address { place, user, vhost, .. } = address;
-        let failure = Self::from(error);
+        let failure = Self::from(error).of_connection();
         let text = match (failure.trouble, failure.cause) {
             (Trouble::Refusal, "not_allowed") => format!("{place} refused vhost {vhost:?}: {}", failure.text),
             (Trouble::Refusal, "password_file") => failure.text,
             (Trouble::Refusal, _) => format!("{place} refused user {user:?}: {}", failure.text),
             (Trouble::Outage, _) => format!("cannot reach {place}: {}", failure.text),
         };
-        Self { text, connection_lost: true, ..failure }
+        Self { text, ..failure }
     }
 
     /// The same, as the error of a broker operation.
@@ -117,6 +119,12 @@ impl From<&lapin::Error> for Failure {
         };
         let trouble = if refused { Trouble::Refusal } else { Trouble::Outage };
         Self { text, cause, trouble, connection_lost }
+    }
+}
+
+impl From<lapin::Error> for Failure {
+    fn from(error: lapin::Error) -> Self {
+        Self::from(&error)
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) struct Outgoing {
 impl Outgoing {
     /// # Errors
     /// What about the message can never be published, and the limit it breaks.
-    pub(super) fn new(message: Message, max_body: usize, max_header: usize) -> Result<Self, String> {
+    pub(super) fn new(message: &Message, max_body: usize, max_header: usize) -> Result<Self, String> {
         let Message { exchange, routing_key, body, properties } = message;
         if body.len() > max_body {
             return Err(format!(
@@ -33,38 +33,38 @@ impl Outgoing {
                 body.len()
             ));
         }
-        let header = header_bytes(&properties);
+        let header = header_bytes(properties);
         if header > max_header {
             return Err(format!("its headers have {header} bytes; {max_header} fit into one frame"));
         }
-        let message_id = match properties.message_id {
+        let message_id = match &properties.message_id {
             Some(id) => short("message id", id)?,
-            None => short("message id", Uuid::new_v4().to_string())?,
+            None => short("message id", &Uuid::new_v4().to_string())?,
         };
         let mut amqp = BasicProperties::default()
             .with_content_type(CONTENT_TYPE.into())
             .with_delivery_mode(PERSISTENT)
             .with_app_id(APP_ID.into())
             .with_message_id(message_id.clone())
-            .with_headers(table(properties.headers)?);
-        if let Some(id) = properties.correlation_id {
+            .with_headers(table(&properties.headers)?);
+        if let Some(id) = &properties.correlation_id {
             amqp = amqp.with_correlation_id(short("correlation id", id)?);
         }
-        if let Some(kind) = properties.kind {
+        if let Some(kind) = &properties.kind {
             amqp = amqp.with_type(short("kind", kind)?);
         }
         if let Some(seconds) = properties.timestamp {
             amqp = amqp.with_timestamp(seconds);
         }
         if let Some(milliseconds) = properties.expiration_ms {
-            amqp = amqp.with_expiration(short("expiration", milliseconds.to_string())?);
+            amqp = amqp.with_expiration(short("expiration", &milliseconds.to_string())?);
         }
         Ok(Self {
             exchange: short("exchange", exchange)?,
             routing_key: short("routing key", routing_key)?,
             message_id,
             properties: amqp,
-            body,
+            body: body.clone(),
         })
     }
 }
@@ -73,7 +73,7 @@ impl Outgoing {
 ///
 /// # Errors
 /// When `text` has more than 255 bytes.
-pub(super) fn short(what: &str, text: String) -> Result<ShortString, String> {
+pub(super) fn short(what: &str, text: &str) -> Result<ShortString, String> {
     let length = text.len();
     ShortString::try_new(text).map_err(|_| format!("its {what} has {length} bytes; AMQP allows 255"))
 }
@@ -88,14 +88,14 @@ fn header_bytes(properties: &Properties) -> usize {
     properties.headers.iter().map(|(name, header)| name.len() + value(header) + OVERHEAD).sum()
 }
 
-fn table(headers: Headers) -> Result<FieldTable, String> {
+fn table(headers: &Headers) -> Result<FieldTable, String> {
     let mut table = FieldTable::default();
     for (name, value) in headers.iter() {
         let value = match value {
             HeaderValue::Text(text) => AMQPValue::LongString(LongString::from(text.as_str())),
             HeaderValue::Integer(number) => AMQPValue::LongLongInt(*number),
         };
-        table.insert(short("header name", name.to_owned())?, value);
+        table.insert(short("header name", name)?, value);
     }
     Ok(table)
 }
@@ -107,7 +107,7 @@ pub(super) fn incoming(properties: &BasicProperties) -> Properties {
     let mut headers = Headers::default();
     for (name, value) in properties.headers().iter().flatten() {
         if let Some(value) = header(value) {
-            headers.set(name.as_str(), value);
+            headers.set(name.to_string(), value);
         }
     }
     last_death(properties, &mut headers);
@@ -179,7 +179,7 @@ mod tests {
             expiration_ms: Some(500),
             headers,
         };
-        let outgoing = Outgoing::new(message(properties.clone()), 100, 1_000).unwrap();
+        let outgoing = Outgoing::new(&message(properties.clone()), 100, 1_000).unwrap();
         assert_eq!(incoming(&outgoing.properties), properties);
     }
 
@@ -189,7 +189,7 @@ mod tests {
         let named = |set: fn(&mut Message, String)| {
             let mut message = message(Properties::default());
             set(&mut message, long());
-            Outgoing::new(message, 100, 100_000).unwrap_err()
+            Outgoing::new(&message, 100, 100_000).unwrap_err()
         };
         assert_eq!(
             named(|message, long| message.routing_key = long),
@@ -202,7 +202,7 @@ mod tests {
 
         let mut large = Properties::default();
         large.headers.set("tasker-error", "e".repeat(2_000));
-        let error = Outgoing::new(message(large), 100, 1_000).unwrap_err();
+        let error = Outgoing::new(&message(large), 100, 1_000).unwrap_err();
         assert!(error.contains("1000 fit into one frame"), "{error}");
     }
 

@@ -50,7 +50,7 @@ impl Lane {
         let mut pause = pauses(Trouble::Outage);
         while let Some(mut window) = self.open(spent, down_since, &mut late).await {
             let end = self.serve(&mut window, late.take()).await;
-            if window.was_useful() {
+            if window.useful {
                 pause = pauses(Trouble::Outage);
             }
             down_since = Instant::now();
@@ -65,7 +65,7 @@ impl Lane {
                     window.confirms.fail(&PublishError::Disconnected(failure.text.clone()));
                     late = job;
                     if failure.connection_lost {
-                        spent = window.connection();
+                        spent = window.connection;
                     } else {
                         METRICS.reconnects.with_label_values(&[failure.cause]).inc();
                         warn!(reason = %failure, "RabbitMQ closed the publishing channel; opening another");
@@ -161,7 +161,7 @@ impl Lane {
                     }
                 }
                 () = self.link.changed() => {
-                    if !self.link.has(window.connection()) {
+                    if !self.link.has(window.connection) {
                         return End::Lost(lost(&self.link), None);
                     }
                     patience = match (self.link.is_blocked(), patience) {
@@ -190,17 +190,18 @@ impl Lane {
             return Err(End::Lost(lost(&self.link), Some(Box::new(job))));
         }
         let PublishJob { message, confirm } = job;
-        let outgoing = match Outgoing::new(message, self.shared.max_message_bytes, window.max_header_bytes())
-        {
+        let outgoing = match Outgoing::new(&message, self.shared.max_message_bytes, window.max_header_bytes) {
             Ok(outgoing) => outgoing,
             Err(problem) => {
                 reply(confirm, Err(PublishError::Invalid(problem)));
                 return Ok(());
             }
         };
-        if !window.knows(outgoing.exchange.as_str()) {
-            match self.find_exchange(outgoing.exchange.as_str()).await {
-                Ok(true) => window.learn(outgoing.exchange.to_string()),
+        let exchange = outgoing.exchange.as_str();
+        // The default exchange is always there.
+        if !exchange.is_empty() && !window.exchanges.contains(exchange) {
+            match self.find_exchange(exchange).await {
+                Ok(true) => drop(window.exchanges.insert(exchange.to_owned())),
                 Ok(false) => {
                     let (exchange, routing_key) =
                         (outgoing.exchange.to_string(), outgoing.routing_key.to_string());
@@ -238,7 +239,7 @@ async fn open_window(shared: &Shared, mut link: Link, mut spent: u64) -> Window 
         let limit = shared.access.connect_timeout;
         let failure = match time::timeout(limit, Window::open(&up, shared.publish_timeout)).await {
             Ok(Ok(window)) => return window,
-            Ok(Err(error)) => Failure::from(&error),
+            Ok(Err(error)) => error.into(),
             Err(_) => Failure::timeout("opening the publishing channel", limit),
         };
         drop(up.connection);
@@ -254,13 +255,8 @@ async fn open_window(shared: &Shared, mut link: Link, mut spent: u64) -> Window 
 /// What is known about the end of the connection.
 fn lost(link: &Link) -> Failure {
     match link.state() {
-        LinkState::Down(failure) => Failure { connection_lost: true, ..failure },
-        LinkState::Up(_) => Failure {
-            text: "the publishing channel is closed".to_owned(),
-            cause: "channel_closed",
-            trouble: Trouble::Outage,
-            connection_lost: false,
-        },
+        LinkState::Down(failure) => failure.of_connection(),
+        LinkState::Up(_) => Failure::outage("the publishing channel is closed", "channel_closed"),
     }
 }
 

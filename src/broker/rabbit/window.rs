@@ -34,11 +34,13 @@ type Publishing = Pin<Box<dyn Future<Output = Result<Confirmed, lapin::Error>> +
 
 pub(super) struct Window {
     channel: Arc<Channel>,
-    connection: u64,
-    max_header_bytes: usize,
+    /// The number of its connection.
+    pub(super) connection: u64,
+    pub(super) max_header_bytes: usize,
     /// Exchanges that were there when looked for: publishing to one that is not would end the channel.
-    exchanges: HashSet<String>,
-    useful: bool,
+    pub(super) exchanges: HashSet<String>,
+    /// Whether the broker has confirmed anything on it.
+    pub(super) useful: bool,
     refused: bool,
     opened: Instant,
     pub(super) confirms: Confirms,
@@ -70,33 +72,11 @@ impl Window {
         self.channel.status().connected()
     }
 
-    /// Whether the broker has confirmed anything on it.
-    pub(super) fn was_useful(&self) -> bool {
-        self.useful
-    }
-
     /// Whether another channel may do better. One whose first message for a queue finds that queue between
     /// two leaders is refused that message, and on RabbitMQ 3.10 every later one: it goes on asking the old
     /// leader, whose node is gone.
     pub(super) fn is_stuck(&self) -> bool {
         self.refused && self.opened.elapsed() >= REPLACED_AFTER
-    }
-
-    pub(super) fn connection(&self) -> u64 {
-        self.connection
-    }
-
-    pub(super) fn max_header_bytes(&self) -> usize {
-        self.max_header_bytes
-    }
-
-    pub(super) fn knows(&self, exchange: &str) -> bool {
-        // The default exchange is always there.
-        exchange.is_empty() || self.exchanges.contains(exchange)
-    }
-
-    pub(super) fn learn(&mut self, exchange: String) {
-        self.exchanges.insert(exchange);
     }
 
     pub(super) fn publish(&mut self, outgoing: Outgoing, answer: Answer) {
@@ -133,7 +113,7 @@ impl Window {
         while let Some(result) = next {
             match result {
                 Ok(confirmed) => batch.push(confirmed),
-                Err(error) => failure = Some(Failure::from(&error)),
+                Err(error) => failure = Some(Failure::from(error)),
             }
             next = self.publishing.next().now_or_never().flatten();
         }

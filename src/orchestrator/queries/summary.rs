@@ -84,7 +84,7 @@ pub(crate) async fn summary(readers: &SqlitePool, task_uuid: Uuid) -> Result<Opt
 fn definition(step: &StepTemplate) -> SummaryStepTemplate {
     SummaryStepTemplate {
         name: step.name.clone(),
-        step_type: "standard".to_owned(),
+        step_type: step.kind.as_str().to_owned(),
         handler: step.handler.callable.clone(),
         dependencies: step.dependencies.clone(),
         retryable: step.retry.retryable,

@@ -5,10 +5,10 @@
 //! handed to the system before the answer is published, and not forced to the disk: a crash of the process
 //! loses nothing, a crash of the machine may.
 
-use std::borrow::Cow;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use crc::{CRC_32_ISO_HDLC, Crc};
@@ -37,9 +37,9 @@ pub(super) struct LedgerFile {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Head<'a> {
+struct Head<M> {
     key: Key,
-    messages: Cow<'a, [Message]>,
+    messages: Vec<M>,
     body_bytes: Vec<usize>,
 }
 
@@ -75,7 +75,7 @@ impl LedgerFile {
         Ok((Self { path: path.to_owned(), file, bytes, records, compact_bytes: 0 }, answers))
     }
 
-    pub(super) fn append(&mut self, key: Key, answer: &[Message]) -> io::Result<()> {
+    pub(super) fn append(&mut self, key: Key, answer: &[Arc<Message>]) -> io::Result<()> {
         let record = encode(key, answer)?;
         self.file.write_all(&record)?;
         self.bytes += record.len();
@@ -120,9 +120,10 @@ fn locked(path: &Path) -> io::Result<File> {
     }
 }
 
-fn encode(key: Key, answer: &[Message]) -> io::Result<Vec<u8>> {
+fn encode(key: Key, answer: &[Arc<Message>]) -> io::Result<Vec<u8>> {
     let body_bytes = answer.iter().map(|message| message.body.len()).collect();
-    let head = serde_json::to_vec(&Head { key, messages: Cow::Borrowed(answer), body_bytes })?;
+    let messages: Vec<&Message> = answer.iter().map(Arc::as_ref).collect();
+    let head = serde_json::to_vec(&Head { key, messages, body_bytes })?;
     let mut record = vec![0; PREFIX];
     record.extend(length(head.len())?.to_le_bytes());
     record.extend(head);
@@ -168,14 +169,14 @@ fn read(content: &Bytes) -> io::Result<(Vec<(Key, Answer)>, usize)> {
 
 fn decode(payload: &Bytes) -> Option<(Key, Answer)> {
     let mut at = 4 + number(payload.get(..4)?) as usize;
-    let Head { key, messages, body_bytes } = serde_json::from_slice(payload.get(4..at)?).ok()?;
-    let mut messages = messages.into_owned();
+    let Head::<Message> { key, mut messages, body_bytes } =
+        serde_json::from_slice(payload.get(4..at)?).ok()?;
     for (message, bytes) in messages.iter_mut().zip(body_bytes) {
         // A copy, so that the whole file does not stay in memory for one answer of it.
         message.body = Bytes::copy_from_slice(payload.get(at..at + bytes)?);
         at += bytes;
     }
-    Some((key, messages.into()))
+    Some((key, messages.into_iter().map(Arc::new).collect()))
 }
 
 fn number(bytes: &[u8]) -> u32 {

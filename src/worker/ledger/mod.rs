@@ -34,7 +34,7 @@ pub(super) struct Key {
 }
 
 /// What is said about one attempt, in this order: the same messages however often they are said.
-pub(super) type Answer = Arc<[Message]>;
+pub(super) type Answer = Arc<[Arc<Message>]>;
 
 /// The steps that run, and the answers of those that finished last.
 pub(super) struct Ledger {
@@ -173,7 +173,7 @@ impl Inner {
     }
 }
 
-fn size(answer: &[Message]) -> usize {
+fn size(answer: &[Arc<Message>]) -> usize {
     answer.iter().map(|message| message.body.len() + ENVELOPE_BYTES).sum()
 }
 
@@ -186,7 +186,7 @@ pub(super) struct Running<'a> {
 impl Running<'_> {
     /// Keeps the answer for deliveries that come after this one is settled.
     pub(super) fn finished(&self, answer: Vec<Message>) -> Answer {
-        let answer = Answer::from(answer);
+        let answer: Answer = answer.into_iter().map(Arc::new).collect();
         let limits = &self.ledger.limits;
         let mut inner = self.ledger.lock();
         if inner.keep(limits, self.key, answer.clone()) {

@@ -77,6 +77,46 @@ pub(crate) async fn an_acked_message_is_forgotten(broker: Arc<dyn Broker>, names
     holds_exactly(&*broker, &names.step_queue("orders"), &[]).await;
 }
 
+pub(crate) async fn acks_in_any_order_leave_the_others_unsettled(broker: Arc<dyn Broker>, names: Names) {
+    declare(&*broker, &names).await;
+    for n in 0..60 {
+        publish(&*broker, message(names.steps(), "orders", &n.to_string())).await;
+    }
+    let mut subscription = consume(&*broker, names.step_queue("orders"), 60);
+    let mut held = Vec::new();
+    for _ in 0..60 {
+        held.push(next(&mut subscription).await);
+    }
+    // From the front, the back and the middle, at once and one by one.
+    let (mut kept, mut acked) = (Vec::new(), Vec::new());
+    for (n, delivery) in held.into_iter().enumerate() {
+        if n % 7 == 5 { kept.push(delivery) } else { acked.push(delivery) }
+    }
+    let (back, front): (Vec<_>, Vec<_>) = acked.into_iter().enumerate().partition(|(n, _)| n % 3 == 0);
+    for (n, delivery) in front.into_iter().chain(back.into_iter().rev()) {
+        delivery.acker.settle(Disposition::Ack).expect("it is ours");
+        if n % 4 == 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let left: Vec<String> = kept.iter().map(text).collect();
+    for delivery in kept {
+        assert!(delivery.acker.is_usable());
+        delivery.acker.settle(Disposition::Release).expect("it is ours");
+    }
+    drop(subscription);
+    let mut others = consume(&*broker, names.step_queue("orders"), 60);
+    let mut returned = BTreeSet::new();
+    for _ in &left {
+        let delivery = next(&mut others).await;
+        returned.insert(text(&delivery));
+        delivery.acker.settle(Disposition::Ack).expect("it is ours");
+    }
+    assert_eq!(returned, left.into_iter().collect());
+    drop(others);
+    holds_exactly(&*broker, &names.step_queue("orders"), &[]).await;
+}
+
 pub(crate) async fn a_released_message_comes_back_first(broker: Arc<dyn Broker>, names: Names) {
     declare(&*broker, &names).await;
     publish(&*broker, message(names.steps(), "orders", "handed back")).await;

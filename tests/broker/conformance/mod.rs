@@ -37,6 +37,7 @@ macro_rules! conformance {
                     an_ack_makes_room_for_the_next_message,
                     two_consumers_share_a_queue,
                     an_acked_message_is_forgotten,
+                    acks_in_any_order_leave_the_others_unsettled,
                     a_released_message_comes_back_first,
                     a_dropped_delivery_comes_back_and_counts,
                     a_control_message_reaches_every_subscriber,
