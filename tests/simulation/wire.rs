@@ -142,7 +142,7 @@ impl Wire {
         }
     }
 
-    async fn publish(self: &Arc<Self>, message: Message) -> Result<(), PublishError> {
+    async fn publish(self: &Arc<Self>, message: Arc<Message>) -> Result<(), PublishError> {
         sleep_ms(self.world.schedule.latency_ms).await;
         let slip = self.act(Act::Publish, || {
             format!(
