@@ -181,7 +181,7 @@ pub(super) async fn life(bench: &Bench) -> Answer<Vec<Figure>> {
         .rounds("W7 stop", bench.rounds, false, async |who: Who| {
             let worker = site.start(&Job { who, sleep_ms: SLEEP_MS, ..site.job.clone() })?;
             site.caller.chain(&namespace, 1, REQUEST).await?;
-            site.caller.fill(&[namespace.clone()], 100, REQUEST).await?;
+            site.caller.fill(std::slice::from_ref(&namespace), 100, REQUEST).await?;
             let run = bench.watch(&[], worker.terminate()).await?;
             // What was handed back, and what the worker answered.
             site.caller.purge().await?;

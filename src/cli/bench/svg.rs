@@ -65,12 +65,10 @@ fn panel(series: &[&Figure], left: f64, top: f64, width: f64, height: f64) -> St
     let mut body = format!(
         "<path d=\"M{left:.1} {top:.1}v{height:.1}h{width:.1}\" fill=\"none\" stroke=\"#d0d7de\"/>\n"
     );
-    let ours = |figure: &Figure| Some(figure.ours.median);
-    let bare = |figure: &Figure| figure.bare.map(|spread| spread.median);
-    let lines: [(&str, &dyn Fn(&Figure) -> Option<f64>); 2] = [(BARE, &bare), (OURS, &ours)];
-    for (colour, number) in lines {
+    for colour in [BARE, OURS] {
+        let spread = |figure: &Figure| if colour == OURS { Some(figure.ours) } else { figure.bare };
         let points: Vec<(f64, f64)> =
-            series.iter().filter_map(|figure| Some(place(figure.at?, number(figure)?))).collect();
+            series.iter().filter_map(|figure| Some(place(figure.at?, spread(figure)?.median))).collect();
         let path: Vec<String> = points.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         body.push_str(&format!(
             "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>\n",
