@@ -118,7 +118,10 @@ async fn a_task_that_cannot_be_read_ends_where_everybody_sees_it_and_holds_up_no
         ("UPDATE tasks SET context = '{\"unfinished\"' WHERE task_uuid = ?", "EOF while parsing"),
         ("UPDATE tasks SET state = 'dreaming' WHERE task_uuid = ?", "state \"dreaming\" is unknown"),
         ("UPDATE steps SET state = '' WHERE name = 'c' AND task_uuid = ?", "step state \"\" is unknown"),
-        ("UPDATE steps SET position = 7 WHERE name = 'c' AND task_uuid = ?", "place 7 of 3"),
+        (
+            "UPDATE steps SET name = 'x' WHERE name = 'c' AND task_uuid = ?",
+            "has a step \"x\", and its template has none",
+        ),
         (
             "UPDATE templates SET definition = 'gone' WHERE template_id IN \
              (SELECT template_id FROM tasks WHERE task_uuid = ?)",

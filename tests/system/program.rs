@@ -223,7 +223,7 @@ fn a_step_that_may_outlast_the_brokers_patience_is_refused_with_the_sum() {
     }
     let output = program.run(&["worker"]);
     assert_eq!(output.status.code(), Some(64));
-    let waits = "waiting 80 min 40 s for 4 other namespaces' steps";
+    let waits = "waiting 121 min for 6 other namespaces' steps";
     assert!(stderr(&output).contains(waits), "{}", stderr(&output));
 }
 

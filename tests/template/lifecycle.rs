@@ -47,9 +47,9 @@ fn every_limit_and_what_follows_is_read() {
 #[test]
 fn limits_that_make_no_sense_are_mistakes() {
     for (lines, says) in [
-        ("  max_duration_minutes: 0", "max_duration_minutes is 0; leave it out for no limit"),
-        ("  max_duration_minutes: 43201", "a whole number, at most 43200"),
-        ("  staleness_action: retry", "expected dlq, error or none"),
+        ("  max_duration_minutes: 0", "max_duration_minutes is 0; expected a whole number from 1 to 43200"),
+        ("  max_duration_minutes: 43201", "is 43201; expected a whole number from 1 to 43200"),
+        ("  staleness_action: retry", "\"retry\" is unknown; there are: dlq, error, none"),
         ("  max_duration_minute: 5", "did you mean \"max_duration_minutes\"?"),
     ] {
         let text = lifecycle(lines).expect_err(lines);
