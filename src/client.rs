@@ -17,6 +17,7 @@ use crate::api::{
     TemplateListResponse,
 };
 use crate::error::Error;
+use crate::template::{Template, document};
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -202,6 +203,18 @@ impl Client {
         version: &str,
     ) -> Result<TemplateDetail, Error> {
         self.get(&format!("/v1/templates/{}/{}/{}", escape(namespace), escape(name), escape(version))).await
+    }
+
+    /// Registers a template; `false` when it was there already, with the same content.
+    ///
+    /// # Errors
+    /// See [`submit`](Self::submit); a template that differs from the one of the same version is refused, with
+    /// what differs.
+    pub async fn register(&self, template: &Template) -> Result<bool, Error> {
+        let body = document(template).to_string().into_bytes();
+        let answer = self.call(Method::POST, "/v1/templates", Some(body), Duration::ZERO).await?;
+        answer.read::<TemplateDetail>()?;
+        Ok(answer.status == StatusCode::CREATED)
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {

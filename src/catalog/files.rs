@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Key, key};
+use crate::config;
 use crate::template::{self, Mistake, Template};
 
 /// The files, by path.
@@ -36,22 +37,25 @@ impl File {
     }
 
     fn read(path: &Path, text: Result<String, String>, before: &Self, environment: Option<&str>) -> Self {
-        let place = |mistake: &Mistake| match mistake.line {
-            Some(line) => format!("{}:{line}: {}", path.display(), mistake.message),
-            None => format!("{}: {}", path.display(), mistake.message),
-        };
+        let place = |mistake: &Mistake| mistake.at(path.display());
         let in_use = before.in_use.clone();
         match text {
             Err(problem) => Self { mistakes: vec![problem], in_use, ..Self::default() },
             Ok(text) if before.text.as_ref() == Some(&text) => Self { conflict: None, ..before.clone() },
-            Ok(text) => match template::parse(&text, environment) {
-                Ok(parsed) => Self {
-                    text: Some(text),
-                    parsed: Some(Arc::new(parsed.template)),
-                    warnings: parsed.warnings.iter().map(place).collect(),
-                    in_use,
-                    ..Self::default()
-                },
+            Ok(text) => match template::parse_with(&text, environment, &config::variable) {
+                Ok(parsed) => {
+                    let unset: Vec<String> = parsed.unset.iter().map(place).collect();
+                    for problem in &unset {
+                        tracing::warn!(%problem, "A template names a variable that is not set");
+                    }
+                    Self {
+                        text: Some(text),
+                        parsed: Some(Arc::new(parsed.template)),
+                        warnings: unset.into_iter().chain(parsed.warnings.iter().map(place)).collect(),
+                        in_use,
+                        ..Self::default()
+                    }
+                }
                 Err(mistakes) => Self {
                     text: Some(text),
                     mistakes: mistakes.iter().map(place).collect(),
@@ -139,6 +143,12 @@ fn owners(files: &Files) -> BTreeMap<Key, PathBuf> {
 /// The texts of all YAML files below `directory`, and why one has none.
 pub(super) fn read_directory(directory: &Path) -> Result<BTreeMap<PathBuf, Result<String, String>>, String> {
     let mut texts = BTreeMap::new();
+    if directory.is_file() {
+        let path = directory.to_owned();
+        let text = fs::read_to_string(directory);
+        let text = text.map_err(|error| format!("{}: cannot be read: {error}", path.display()));
+        return Ok(BTreeMap::from([(path, text)]));
+    }
     let mut visited = BTreeSet::new();
     visit(directory, &mut visited, &mut texts).map_err(|error| {
         let directory = directory.display();

@@ -42,6 +42,8 @@ struct Shared {
     source: Option<(PathBuf, Option<String>)>,
     /// Locked while the directory is read, so that two reloads do not overtake each other.
     files: Mutex<Files>,
+    /// Those that came from no file.
+    added: Mutex<BTreeMap<Key, Arc<Template>>>,
     current: RwLock<Arc<Current>>,
     changes: watch::Sender<u64>,
 }
@@ -62,19 +64,29 @@ fn key(template: &Template) -> Key {
 }
 
 impl Current {
-    fn of(files: &Files) -> Self {
+    /// A file's template wins over one that was added.
+    fn of(files: &Files, added: &BTreeMap<Key, Arc<Template>>) -> Self {
         let in_use = files.values().filter_map(|file| file.in_use.as_ref());
-        Self {
-            templates: in_use.map(|template| (key(template), Arc::clone(template))).collect(),
-            problems: files.values().flat_map(|file| file.problems().cloned()).collect(),
-            warnings: files.values().flat_map(|file| file.warnings.clone()).collect(),
+        let mut templates = added.clone();
+        let mut warnings: Vec<String> = files.values().flat_map(|file| file.warnings.clone()).collect();
+        for template in in_use {
+            let replaced = templates.insert(key(template), Arc::clone(template));
+            if replaced.is_some_and(|replaced| replaced != *template) {
+                let Template { namespace, name, version, .. } = &**template;
+                warnings.push(format!(
+                    "{namespace}/{name} {version} was registered with other content; the file's is used"
+                ));
+            }
         }
+        let problems = files.values().flat_map(|file| file.problems().cloned()).collect();
+        Self { templates, problems, warnings }
     }
 }
 
 impl Catalog {
-    /// Loads every `*.yaml` and `*.yml` file below `directory`; hidden files and directories are left out.
-    /// `environment` selects the templates' overrides, see [`template::parse`](crate::template::parse).
+    /// Loads every `*.yaml` and `*.yml` file below `directory`, hidden files and directories left out, or the one
+    /// file it names. `environment` selects the templates' overrides, see [`template::parse`](crate::template::parse);
+    /// `${VAR}` is replaced from this process's environment.
     ///
     /// # Errors
     /// [`Error::Templates`] with every mistake of every file as `file:line: what`, two files for one template,
@@ -82,7 +94,7 @@ impl Catalog {
     pub fn load(directory: &Path, environment: Option<&str>) -> Result<Self, Error> {
         let texts = read_directory(directory).map_err(|problem| Error::Templates(vec![problem]))?;
         let files = updated(&Files::new(), texts, environment);
-        let current = Current::of(&files);
+        let current = Current::of(&files, &BTreeMap::new());
         if !current.problems.is_empty() {
             return Err(Error::Templates(current.problems));
         }
@@ -106,17 +118,28 @@ impl Catalog {
                 panic!("there are two templates {namespace}/{name} {version}; give them different versions");
             }
         }
-        Self::new(None, Files::new(), current)
+        let added = current.templates.clone();
+        let catalog = Self::new(None, Files::new(), current);
+        *held(&catalog.shared.added) = added;
+        catalog
     }
 
     fn new(source: Option<(PathBuf, Option<String>)>, files: Files, current: Current) -> Self {
         let shared = Shared {
             source,
             files: Mutex::new(files),
+            added: Mutex::default(),
             current: RwLock::new(Arc::new(current)),
             changes: watch::Sender::new(0),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Adds a template that comes from no file. A file of the same namespace, name and version wins.
+    pub fn add(&self, template: Arc<Template>) {
+        let files = held(&self.shared.files);
+        held(&self.shared.added).insert(key(&template), template);
+        self.shared.show(&files, None);
     }
 
     /// The template of this namespace, name and version.
@@ -219,15 +242,20 @@ impl Shared {
 
     fn reload(&self) {
         let Some((directory, environment)) = &self.source else { return };
-        let mut files = self.files();
+        let mut files = held(&self.files);
         let texts = read_directory(directory);
         let unreadable = texts.as_ref().err().cloned();
         if let Ok(texts) = texts {
             *files = updated(&files, texts, environment.as_deref());
         }
-        let mut next = Current::of(&files);
         let broken = files.values().filter(|file| file.problems().next().is_some()).count();
         METRICS.broken_templates.set((broken + unreadable.iter().len()) as i64);
+        self.show(&files, unreadable);
+    }
+
+    /// Lets everybody see what is there now.
+    fn show(&self, files: &Files, unreadable: Option<String>) {
+        let mut next = Current::of(files, &held(&self.added));
         next.problems.extend(unreadable);
         let before = self.current();
         for problem in next.problems.iter().filter(|problem| !before.problems.contains(problem)) {
@@ -246,8 +274,8 @@ impl Shared {
     fn current(&self) -> Arc<Current> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
+}
 
-    fn files(&self) -> MutexGuard<'_, Files> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

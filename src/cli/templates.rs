@@ -23,10 +23,17 @@ pub(super) enum Command {
     Graph {
         /// The YAML file.
         file: PathBuf,
-        /// For the terminal, for Markdown, or for Graphviz.
+        /// For the terminal, for Markdown, for Graphviz, or for a browser.
         #[arg(long, value_enum, default_value_t = Format::Ascii)]
         format: Format,
     },
+    /// Write a template of any accepted format in the current one; what has no effect is told on stderr.
+    Convert {
+        /// The YAML file.
+        file: PathBuf,
+    },
+    /// Print the JSON Schema of the current format, for editors.
+    Schema,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -34,34 +41,33 @@ pub(super) enum Format {
     Ascii,
     Mermaid,
     Dot,
+    Svg,
 }
 
 impl Command {
     pub(super) fn run(&self, output: Output) -> Result<Answer, Error> {
         match self {
-            Self::Validate { directory } => validate(directory, output),
+            Self::Validate { directory } => return validate(directory, output),
             Self::Graph { file, format } => {
-                let template = read(file)?;
-                print!(
-                    "{}",
-                    match format {
-                        Format::Ascii => graph::graph_ascii(&template),
-                        Format::Mermaid => graph::graph_mermaid(&template),
-                        Format::Dot => graph::graph_dot(&template),
-                    }
-                );
-                Ok(Answer::Yes)
+                let draw = match format {
+                    Format::Ascii => graph::graph_ascii,
+                    Format::Mermaid => graph::graph_mermaid,
+                    Format::Dot => graph::graph_dot,
+                    Format::Svg => graph::graph_svg,
+                };
+                let catalog = Catalog::load(file, environment().as_deref())?;
+                catalog.all().iter().for_each(|template| print!("{}", draw(template)));
             }
+            Self::Convert { file } => convert(file)?,
+            Self::Schema => output::json(&template::format_schema()),
         }
+        Ok(Answer::Yes)
     }
 }
 
 fn validate(path: &Path, output: Output) -> Result<Answer, Error> {
-    let templates = if path.is_dir() {
-        Catalog::load(path, environment().as_deref())?.all()
-    } else {
-        vec![std::sync::Arc::new(read(path)?)]
-    };
+    let catalog = Catalog::load(path, environment().as_deref())?;
+    let (templates, warnings) = (catalog.all(), catalog.warnings());
     // How many namespaces share a worker is the worker's to check.
     let too_long = Config::load().unwrap_or_default().lease(1).exceeded(&templates);
     if !too_long.is_empty() {
@@ -72,7 +78,7 @@ fn validate(path: &Path, output: Output) -> Result<Answer, Error> {
             .iter()
             .map(|t| json!({ "namespace": t.namespace, "name": t.name, "version": t.version, "steps": t.steps.len() }))
             .collect();
-        output::json(&json!({ "templates": rows, "mistakes": [] }));
+        output::json(&json!({ "templates": rows, "mistakes": [], "warnings": warnings }));
         return Ok(Answer::Yes);
     }
     let mut table = Table::new(["NAMESPACE", "NAME", "VERSION", "STEPS"]);
@@ -85,18 +91,19 @@ fn validate(path: &Path, output: Output) -> Result<Answer, Error> {
         ]);
     }
     table.print();
+    warnings.iter().for_each(|warning| println!("warning: {warning}"));
     Ok(Answer::Yes)
 }
 
-fn read(file: &Path) -> Result<template::Template, Error> {
+fn convert(file: &Path) -> Result<(), Error> {
     let text =
         std::fs::read_to_string(file).map_err(|source| Error::File { path: file.to_owned(), source })?;
-    let parsed = template::parse(&text, environment().as_deref()).map_err(|mistakes| {
-        Error::Templates(
-            mistakes.into_iter().map(|mistake| format!("{}: {mistake}", file.display())).collect(),
-        )
-    })?;
-    Ok(parsed.template)
+    let place = |mistake: template::Mistake| mistake.at(file.display());
+    let converted = template::convert(&text)
+        .map_err(|mistakes| Error::Templates(mistakes.into_iter().map(place).collect()))?;
+    converted.warnings.into_iter().for_each(|warning| eprintln!("warning: {}", place(warning)));
+    print!("{}", converted.text);
+    Ok(())
 }
 
 /// The environment whose overrides apply. Broken settings are another command's business.

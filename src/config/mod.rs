@@ -132,6 +132,12 @@ pub fn host_name() -> &'static str {
     &NAME
 }
 
+/// A variable of the environment, for the `${VAR}` of task templates; `None` where it is not set, or no text.
+#[expect(clippy::disallowed_methods, reason = "this is the place where the environment is read")]
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 // Each line: type, default, rule. A setting's text is its documentation and its comment in the files.
 settings! {
     /// `[worker]`
@@ -150,7 +156,7 @@ settings! {
         step_timeout_seconds: u64 = 300, Rule::Integer(1, 2_592_000);
         /// Where health and status are served.
         health_address: String = "0.0.0.0:8081".to_owned(), Rule::Address;
-        /// Where the command line finds the orchestrator's API; empty for http://127.0.0.1:8080.
+        /// Where the orchestrator's API is: a worker registers its templates there. Empty for nowhere.
         orchestration_api_url: Option<String> = None, Rule::Optional(&Rule::Http);
     } {
         /// The runtime handlers run on.
@@ -237,6 +243,8 @@ settings! {
         template_directory: PathBuf = PathBuf::from("config/workflows"), Rule::Text;
         /// Read changed files again without a restart.
         auto_reload: bool = true, Rule::Bool;
+        /// Refuse tasks whose context is not what their template's input_schema wants.
+        enforce_input_schema: bool = true, Rule::Bool;
         /// Results applied in one transaction, at most.
         apply_batch: usize = 256, Rule::Integer(1, 65_536);
         /// A request is published again when its result is this long overdue.

@@ -118,6 +118,8 @@ pub struct ConsumerHealth {
     pub broker: watch::Receiver<BrokerStatus>,
     /// Every consumer, by its namespace.
     pub consumers: BTreeMap<String, watch::Receiver<ConsumerState>>,
+    /// What keeps the program's templates from being registered with the orchestrator, while something does.
+    pub registration: watch::Receiver<Option<String>>,
     /// Cancelled once the program is stopping.
     pub stopping: CancellationToken,
 }
@@ -155,6 +157,10 @@ impl Health for ConsumerHealth {
         }
         // Before they become a map: a namespace may be called "broker".
         let ready = checks.iter().all(|(_, check)| check.status == CheckStatus::Healthy);
+        // Steps run all the same.
+        if let Some(problem) = &*self.registration.borrow() {
+            checks.push(("registration".to_owned(), Check::unhealthy(problem.clone())));
+        }
         Readiness { ready, checks: checks.into_iter().collect() }
     }
 

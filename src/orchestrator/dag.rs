@@ -344,7 +344,7 @@ mod tests {
     use super::*;
     use crate::message::HandlerSpec;
     use crate::retry::RetryPolicy;
-    use crate::template::{IdentityStrategy, Lifecycle};
+    use crate::template::IdentityStrategy;
 
     /// A template of `(step, dependencies)`; `~a` is the compensation of `a`.
     fn template(steps: &[(&str, &[&str])]) -> Template {
@@ -355,7 +355,7 @@ mod tests {
             description: None,
             input_schema: None,
             identity_strategy: IdentityStrategy::default(),
-            lifecycle: Lifecycle::default(),
+            lifecycle: None,
             steps: steps
                 .iter()
                 .map(|(name, dependencies)| StepTemplate {

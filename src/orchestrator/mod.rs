@@ -24,6 +24,7 @@ mod queries;
 mod shared;
 pub mod store;
 pub mod task;
+mod templates;
 mod versions;
 
 use std::collections::HashMap;
@@ -46,19 +47,20 @@ use crate::config::Config;
 use crate::message::is_namespace;
 use crate::ops::metrics::METRICS;
 use crate::retry::Ladder;
-use crate::template::Template;
 use crate::template::lease::Lease;
 
 use apply::{Limits, Writer};
 use cache::Cache;
-use dag::Plan;
 use declare::Declare;
 use intake::{Command, Confirmed, Submission};
 use outbox::Outbox;
 use overdue::Overdue;
-use shared::{Shared, held};
+use shared::Shared;
 use store::Store;
 use task::TaskState;
+use templates::Prepared;
+
+pub use templates::RegisterError;
 
 /// Callers that wait for the writer; more of them wait outside.
 const COMMANDS: usize = 1_024;
@@ -80,7 +82,10 @@ struct Inner {
     broker: Arc<dyn Broker>,
     commands: mpsc::Sender<Command>,
     shared: Arc<Shared>,
-    plans: Mutex<HashMap<TemplateKey, (Uuid, Arc<Plan>)>>,
+    environment: String,
+    enforce_input_schema: bool,
+    prepared: Mutex<HashMap<TemplateKey, Arc<Prepared>>>,
+    registering: tokio::sync::Mutex<()>,
     stop: CancellationToken,
     running: TaskTracker,
     /// The same tasks, to be ended at once.
@@ -101,6 +106,7 @@ impl Orchestrator {
             return Err(Error::Templates(too_long));
         }
         let store = Store::open(&config.orchestrator.database_url).await?;
+        templates::load_registered(&store, &catalog).await?;
         METRICS.outbox_depth.set(store.unsent_count().await?);
         let in_use = store.unfinished().await?;
         let unfinished: i64 = in_use.values().sum();
@@ -169,9 +175,21 @@ impl Orchestrator {
         };
         let writer = running.spawn(writer.run()).abort_handle();
         running.close();
-        let plans = Mutex::new(HashMap::new());
-        let parts = [outbox, overdue, declare, writer];
-        let inner = Inner { store, catalog, lease, broker, commands, shared, plans, stop, running, parts };
+        let inner = Inner {
+            store,
+            catalog,
+            lease,
+            broker,
+            commands,
+            shared,
+            environment: config.environment.clone(),
+            enforce_input_schema: config.orchestrator.enforce_input_schema,
+            prepared: Mutex::default(),
+            registering: tokio::sync::Mutex::default(),
+            stop,
+            running,
+            parts: [outbox, overdue, declare, writer],
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -220,27 +238,10 @@ impl Orchestrator {
             )));
         }
         let identity = identity::task_identity(&request).map_err(SubmitError::Invalid)?;
-        let (template_id, plan) = self.plan(&template)?;
+        let prepared = self.prepared(&template).map_err(SubmitError::Invalid)?;
+        prepared.check(&request)?;
+        let (template_id, plan) = (prepared.template_id, Arc::clone(&prepared.plan));
         Ok(Submission { request, identity, template_id, plan, reply })
-    }
-
-    /// The template's plan, worked out again when the template was reloaded.
-    fn plan(&self, template: &Arc<Template>) -> Result<(Uuid, Arc<Plan>), SubmitError> {
-        let key = (template.namespace.clone(), template.name.clone(), template.version.clone());
-        let mut plans = held(&self.inner.plans);
-        if let Some((template_id, plan)) = plans.get(&key)
-            && Arc::ptr_eq(plan.template(), template)
-        {
-            return Ok((*template_id, Arc::clone(plan)));
-        }
-        // It may have been changed since the start.
-        if let Some(problem) = self.inner.lease.exceeded(std::slice::from_ref(template)).pop() {
-            return Err(SubmitError::Invalid(problem));
-        }
-        let plan = Arc::new(Plan::new(Arc::clone(template)).map_err(SubmitError::Invalid)?);
-        let template_id = identity::template_id(template);
-        plans.insert(key, (template_id, Arc::clone(&plan)));
-        Ok((template_id, plan))
     }
 
     /// Cancels a task: no further step is started, running ones are told to stop, and what they answer is
@@ -369,6 +370,9 @@ pub enum SubmitError {
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// The context is not what the template's `input_schema` wants: each mistake with its JSON path.
+    #[error("the context does not fit the template's input_schema: {0}")]
+    Context(String),
     /// The store does not take it now.
     #[error(transparent)]
     Store(Error),

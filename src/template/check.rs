@@ -7,8 +7,7 @@ use serde_json::{Map, Value as JsonValue};
 
 use super::context::ContextSchema;
 use super::fields::{At, Notes, did_you_mean};
-use super::raw::{RawLifecycle, RawTemplate};
-use super::step::{RawStep, Settings};
+use super::format::{RawLifecycle, RawStep, RawTemplate, Settings, StalenessAction};
 use super::{Lifecycle, StepTemplate, Template, dag, kinds};
 use crate::message::{HandlerSpec, Json, is_namespace};
 use crate::retry::RetryPolicy;
@@ -31,7 +30,7 @@ pub(super) fn template(raw: &RawTemplate, notes: &mut Notes) -> Template {
         description: raw.description.clone(),
         input_schema: input_schema(raw.input_schema.clone(), notes),
         identity_strategy: raw.identity_strategy.unwrap_or_default(),
-        lifecycle: raw.lifecycle.as_ref().map(Lifecycle::from).unwrap_or_default(),
+        lifecycle: raw.lifecycle.as_ref().map(Lifecycle::from),
         steps: raw.steps.iter().map(|step| step_template(step, &raw.steps, notes)).collect(),
     }
 }
@@ -185,8 +184,6 @@ fn cycles(steps: &[RawStep], notes: &mut Notes) {
 fn step_template(raw: &RawStep, steps: &[RawStep], notes: &mut Notes) -> StepTemplate {
     let name = raw.name.value.clone();
     let Settings { description, handler, retry, timeout_seconds } = &raw.settings;
-    let mut seen = BTreeSet::new();
-    let dependencies = raw.dependencies.iter().map(|on| &on.value).filter(|on| seen.insert(*on));
     let default = RetryPolicy::default();
     let base_ms = retry.backoff_base_ms.as_ref().map_or(default.base_ms, |at| at.value.into());
     let max_ms = match (&retry.backoff_base_ms, &retry.max_backoff_ms) {
@@ -212,7 +209,7 @@ fn step_template(raw: &RawStep, steps: &[RawStep], notes: &mut Notes) -> StepTem
         },
         description: description.clone(),
         kind: kinds::kind(raw, steps),
-        dependencies: dependencies.cloned().collect(),
+        dependencies: raw.dependencies.iter().map(|on| on.value.clone()).collect(),
         compensates: raw.compensates.as_ref().map(|target| target.value.clone()),
         max_attempts: retry.max_attempts.unwrap_or(DEFAULT_ATTEMPTS),
         retry: RetryPolicy {
@@ -228,12 +225,16 @@ fn step_template(raw: &RawStep, steps: &[RawStep], notes: &mut Notes) -> StepTem
 
 impl From<&RawLifecycle> for Lifecycle {
     fn from(raw: &RawLifecycle) -> Self {
+        let duration =
+            |minutes: Option<u32>| minutes.map(|minutes| Duration::from_secs(60 * u64::from(minutes)));
+        let action = raw.staleness_action.unwrap_or_default();
         Self {
-            max_duration_minutes: raw.max_duration_minutes,
-            max_waiting_for_dependencies_minutes: raw.max_waiting_for_dependencies_minutes,
-            max_waiting_for_retry_minutes: raw.max_waiting_for_retry_minutes,
-            max_steps_in_process_minutes: raw.max_steps_in_process_minutes,
-            staleness_action: raw.staleness_action.unwrap_or_default(),
+            max_duration: duration(raw.max_duration_minutes),
+            max_waiting_for_dependencies: duration(raw.max_waiting_for_dependencies_minutes),
+            max_waiting_for_retry: duration(raw.max_waiting_for_retry_minutes),
+            max_steps_in_process: duration(raw.max_steps_in_process_minutes),
+            records: raw.auto_dlq_on_timeout.unwrap_or(action == StalenessAction::Dlq),
+            fails: raw.auto_fail_on_timeout.unwrap_or(action != StalenessAction::None),
         }
     }
 }

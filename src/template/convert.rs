@@ -1,11 +1,12 @@
 //! Templates written down again, in the current format.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 
 use super::fields::{At, Notes};
-use super::raw::{RawLifecycle, RawTemplate};
-use super::step::{Kind, RawBatch, RawHandler, RawRetry, RawStep, Settings};
-use super::{Mistake, StepKind, StepTemplate, Template, check};
+use super::format::{Kind, RawBatch, RawHandler, RawLifecycle, RawRetry, RawStep, RawTemplate, Settings};
+use super::{Lifecycle, Mistake, StepKind, StepTemplate, Template, check};
 
 /// A template's text in the current format.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +39,6 @@ pub fn convert(text: &str) -> Result<Converted, Vec<Mistake>> {
 /// The template in the current format, as JSON: with every value said, and no environments, because theirs is
 /// in it. Read again it is an equal template.
 pub fn document(template: &Template) -> Value {
-    let lifecycle = &template.lifecycle;
     let raw = RawTemplate {
         name: Some(template.name.clone().into()),
         namespace_name: Some(template.namespace.clone().into()),
@@ -46,18 +46,25 @@ pub fn document(template: &Template) -> Value {
         description: template.description.clone(),
         input_schema: template.input_schema.as_ref().and_then(Value::as_object).cloned().map(At::from),
         identity_strategy: Some(template.identity_strategy),
-        lifecycle: Some(RawLifecycle {
-            max_duration_minutes: lifecycle.max_duration_minutes,
-            max_waiting_for_dependencies_minutes: lifecycle.max_waiting_for_dependencies_minutes,
-            max_waiting_for_retry_minutes: lifecycle.max_waiting_for_retry_minutes,
-            max_steps_in_process_minutes: lifecycle.max_steps_in_process_minutes,
-            staleness_action: Some(lifecycle.staleness_action),
-            ..RawLifecycle::default()
-        }),
+        lifecycle: template.lifecycle.as_ref().map(lifecycle),
         steps: template.steps.iter().map(step).collect(),
         ..RawTemplate::default()
     };
     serde_json::to_value(raw).expect("a template is made of texts, numbers and maps")
+}
+
+fn lifecycle(lifecycle: &Lifecycle) -> RawLifecycle {
+    // A limit came from a text, which holds it to 30 days.
+    let minutes = |limit: Option<Duration>| limit.and_then(|limit| u32::try_from(limit.as_secs() / 60).ok());
+    RawLifecycle {
+        max_duration_minutes: minutes(lifecycle.max_duration),
+        max_waiting_for_dependencies_minutes: minutes(lifecycle.max_waiting_for_dependencies),
+        max_waiting_for_retry_minutes: minutes(lifecycle.max_waiting_for_retry),
+        max_steps_in_process_minutes: minutes(lifecycle.max_steps_in_process),
+        staleness_action: None,
+        auto_fail_on_timeout: Some(lifecycle.fails),
+        auto_dlq_on_timeout: Some(lifecycle.records),
+    }
 }
 
 fn step(step: &StepTemplate) -> RawStep {

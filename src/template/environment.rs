@@ -2,23 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
-use serde::Serialize;
-
 use super::fields::{At, Fields, Keys, Notes, Use, did_you_mean, plain};
-use super::raw::RawTemplate;
-use super::step::{Override, RawStep, named};
+use super::format::{Environment, Override, RawStep, RawTemplate};
+use super::step::named;
 use super::yaml::{Node, Value};
-
-/// What one environment changes.
-#[derive(Debug, Default, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Environment {
-    /// Its changes to steps: first those to ALL, then those to single ones.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(default)]
-    steps: Vec<Override>,
-}
 
 const LISTS: &[&str] = &["steps", "step_templates", "step_overrides"];
 const ENVIRONMENT: &[Keys] = &[

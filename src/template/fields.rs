@@ -1,9 +1,10 @@
 //! Reads the fields of one YAML mapping, and notes every mistake instead of stopping at the first.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde_json::{Map, Value as JsonValue};
 
@@ -64,12 +65,26 @@ impl Notes {
 }
 
 /// A value and its line. Written as the value alone.
-#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize)]
 #[serde(transparent)]
 pub(super) struct At<T> {
     pub(super) value: T,
     #[serde(skip)]
     pub(super) line: Option<u64>,
+}
+
+impl<T: JsonSchema> JsonSchema for At<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
 }
 
 impl<T> From<T> for At<T> {

@@ -1,5 +1,6 @@
-//! A template's steps as a picture: for a terminal, for Markdown, for Graphviz.
+//! A template's steps as a picture: for a terminal, for Markdown, for Graphviz, for a browser.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::{StepTemplate, Template};
@@ -35,8 +36,7 @@ pub fn graph_ascii(template: &Template) -> String {
 pub fn graph_mermaid(template: &Template) -> String {
     let mut text = String::from("flowchart TD\n");
     for (index, step) in template.steps.iter().enumerate() {
-        let name = step.name.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;");
-        line(&mut text, format_args!("    s{index}[\"{name}\"]"));
+        line(&mut text, format_args!("    s{index}[\"{}\"]", escaped(&step.name)));
     }
     for (from, to, undoes) in edges(template) {
         let arrow = if undoes { "-. undoes .->" } else { "-->" };
@@ -84,4 +84,63 @@ fn edges(template: &Template) -> Vec<(usize, usize, bool)> {
 
 fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
     writeln!(text, "{line}").expect("writing to a string does not fail");
+}
+
+/// A picture for browsers and documents: levels from top to bottom, dashed lines undo.
+pub fn graph_svg(template: &Template) -> String {
+    const HEIGHT: usize = 36;
+    const GAP: usize = 48;
+    let mut rows = template.levels();
+    rows.push(undoing(template));
+    rows.retain(|row| !row.is_empty());
+    // Wide enough for the name in the font below.
+    let width_of = |step: &StepTemplate| step.name.chars().count() * 8 + 24;
+    let width_of_row = |row: &[&StepTemplate]| row.iter().map(|step| width_of(step) + 24).sum::<usize>();
+    let width = rows.iter().map(|row| width_of_row(row)).max().unwrap_or_default() + 24;
+    let height = rows.len() * (HEIGHT + GAP);
+    let mut boxes = BTreeMap::new();
+    for (row, steps) in rows.iter().enumerate() {
+        let mut left = (width + 24 - width_of_row(steps)) / 2;
+        for step in steps {
+            boxes.insert(step.name.as_str(), (left, row * (HEIGHT + GAP) + GAP / 2, width_of(step)));
+            left += width_of(step) + 24;
+        }
+    }
+    let mut text = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
+         height=\"{height}\" font-family=\"monospace\" font-size=\"13\">\n<title>{}</title>\n\
+         <marker id=\"tip\" viewBox=\"0 0 8 8\" refX=\"8\" refY=\"4\" markerWidth=\"8\" markerHeight=\"8\" \
+         orient=\"auto\"><path d=\"M0 0 8 4 0 8z\"/></marker>\n",
+        escaped(&format!("{}/{} {}", template.namespace, template.name, template.version))
+    );
+    for (from, to, undoes) in edges(template) {
+        let [from, to] = [from, to].map(|step| boxes[template.steps[step].name.as_str()]);
+        // What undoes stands below; every other arrow points down.
+        let (y1, y2) = if undoes { (from.1, to.1 + HEIGHT) } else { (from.1 + HEIGHT, to.1) };
+        let (x1, x2) = (from.0 + from.2 / 2, to.0 + to.2 / 2);
+        let dashes = if undoes { " stroke-dasharray=\"4\"" } else { "" };
+        line(
+            &mut text,
+            format_args!(
+                "<line x1=\"{x1}\" y1=\"{y1}\" x2=\"{x2}\" y2=\"{y2}\" stroke=\"black\"{dashes} marker-end=\"url(#tip)\"/>"
+            ),
+        );
+    }
+    for (name, (left, top, width)) in &boxes {
+        let (middle, baseline) = (left + width / 2, top + HEIGHT / 2 + 4);
+        line(
+            &mut text,
+            format_args!(
+                "<rect x=\"{left}\" y=\"{top}\" width=\"{width}\" height=\"{HEIGHT}\" fill=\"white\" stroke=\"black\"/>\
+                 <text x=\"{middle}\" y=\"{baseline}\" text-anchor=\"middle\">{}</text>",
+                escaped(name)
+            ),
+        );
+    }
+    text + "</svg>\n"
+}
+
+/// For a label within HTML or XML.
+fn escaped(name: &str) -> String {
+    name.replace('&', "&amp;").replace('"', "&quot;").replace('<', "&lt;")
 }

@@ -2,7 +2,7 @@
 
 use super::dag;
 use super::fields::{Notes, did_you_mean};
-use super::step::{Kind, RawBatch, RawStep};
+use super::format::{Kind, RawBatch, RawStep};
 use super::{BatchConfig, StepKind};
 
 /// So many decisions may stand behind one another.
@@ -63,6 +63,8 @@ pub(super) fn check(steps: &[RawStep], notes: &mut Notes) {
         };
         let mut mistake =
             |text: String| notes.mistake(kind.line, format!("step {:?}: {text}", step.name.value));
+        let names_a_worker =
+            |step: &RawStep| batch_of(step, steps).is_some_and(|batch| batch.worker_template.is_some());
         let named = |worker: &RawStep| {
             let of = |batchable: &RawStep| {
                 let named = batch_of(batchable, steps).and_then(|batch| batch.worker_template.as_ref());
@@ -76,15 +78,11 @@ pub(super) fn check(steps: &[RawStep], notes: &mut Notes) {
             Kind::Decision if step.dependencies.is_empty() => {
                 mistake("decides about nothing; a decision needs a step it depends on".to_owned());
             }
-            Kind::Batchable if batch_of(step, steps).is_none_or(|batch| batch.worker_template.is_none()) => {
-                if workers(step, steps).next().is_none() {
-                    mistake(
-                        "has no batch_worker; add a step of that type that depends on it, or name one under \
-                         batch_config.worker_template"
-                            .to_owned(),
-                    );
-                }
-            }
+            Kind::Batchable if !names_a_worker(step) && workers(step, steps).next().is_none() => mistake(
+                "has no batch_worker; add a step of that type that depends on it, or name one under \
+                 batch_config.worker_template"
+                    .to_owned(),
+            ),
             Kind::BatchWorker if !named(step) && !waits_for_batchable() => mistake(
                 "no batchable step asks for it; add the batchable step to its dependencies".to_owned(),
             ),

@@ -13,6 +13,7 @@ mod convert;
 mod dag;
 mod environment;
 mod fields;
+mod format;
 pub mod graph;
 mod kinds;
 pub mod lease;
@@ -25,8 +26,7 @@ mod yaml;
 pub use context::ContextSchema;
 pub use convert::{Converted, convert, differences, document, format_schema};
 pub use model::{
-    BatchConfig, FailureStrategy, IdentityStrategy, Lifecycle, StalenessAction, StepKind, StepTemplate,
-    Template,
+    BatchConfig, FailureStrategy, IdentityStrategy, Lifecycle, StepKind, StepTemplate, Template,
 };
 pub use variables::Lookup;
 
@@ -48,6 +48,16 @@ pub struct Mistake {
     pub line: Option<u64>,
     /// What is wrong, with which value, and what would be right.
     pub message: String,
+}
+
+impl Mistake {
+    /// As `file:line: what`.
+    pub fn at(&self, file: impl fmt::Display) -> String {
+        match self.line {
+            Some(line) => format!("{file}:{line}: {}", self.message),
+            None => format!("{file}: {}", self.message),
+        }
+    }
 }
 
 impl fmt::Display for Mistake {
@@ -103,7 +113,7 @@ fn raw(
     environment: Option<&str>,
     lookup: Option<Lookup<'_>>,
     notes: &mut fields::Notes,
-) -> Option<raw::RawTemplate> {
+) -> Option<format::RawTemplate> {
     let mut root = match yaml::parse(text) {
         Ok(root) => root,
         Err(mistake) => {
@@ -115,5 +125,5 @@ fn raw(
     if let Some(lookup) = lookup {
         variables::replace(&mut root, environment, lookup, notes);
     }
-    raw::RawTemplate::read(&root, notes)
+    format::RawTemplate::read(&root, notes)
 }

@@ -25,9 +25,9 @@ pub struct Template {
     /// What makes two submissions the same task.
     #[serde(default, skip_serializing_if = "is_default")]
     pub identity_strategy: IdentityStrategy,
-    /// When a task has waited for too long, and what becomes of it then.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub lifecycle: Lifecycle,
+    /// How long a task may take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lifecycle: Option<Lifecycle>,
     /// The steps, in the file's order.
     pub steps: Vec<StepTemplate>,
 }
@@ -141,34 +141,21 @@ pub enum IdentityStrategy {
     AlwaysUnique,
 }
 
-/// When a task has waited for too long, and what becomes of it then. Minutes; `None` for the orchestrator's
-/// own limits.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+/// Limits of a task's time. One that passes any of them is stale.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lifecycle {
-    /// From its start to its end.
-    pub max_duration_minutes: Option<u32>,
-    /// In `waiting_for_dependencies`.
-    pub max_waiting_for_dependencies_minutes: Option<u32>,
-    /// In `waiting_for_retry`.
-    pub max_waiting_for_retry_minutes: Option<u32>,
-    /// In `steps_in_process`.
-    pub max_steps_in_process_minutes: Option<u32>,
-    /// What becomes of a task that passed a limit.
-    pub staleness_action: StalenessAction,
-}
-
-/// What becomes of a task that has waited for too long.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum StalenessAction {
-    /// An entry among the dead letters, for somebody to look at; the task stays as it is.
-    #[default]
-    Dlq,
-    /// It fails.
-    Error,
-    /// Nothing.
-    None,
+    /// From its acceptance to its end.
+    pub max_duration: Option<Duration>,
+    /// While steps wait for others: from the last time one ended.
+    pub max_waiting_for_dependencies: Option<Duration>,
+    /// While every step that could run waits for its retry: from the last failure.
+    pub max_waiting_for_retry: Option<Duration>,
+    /// While steps are with the workers: from the last time one ended.
+    pub max_steps_in_process: Option<Duration>,
+    /// Whether a stale task is recorded for somebody to look at.
+    pub records: bool,
+    /// Whether a stale task fails.
+    pub fails: bool,
 }
 
 impl Template {

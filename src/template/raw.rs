@@ -1,98 +1,14 @@
-//! A whole template as a file states it: all formats, one shape.
+//! Reads a whole template: all formats, one shape.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
-use schemars::JsonSchema;
-use serde::Serialize;
-use serde_json::{Map, Value as JsonValue};
-
-use super::environment::{self, Environment};
+use super::IdentityStrategy;
+use super::environment;
 use super::fields::{At, Fields, Keys, Notes, Use, did_you_mean};
-use super::step::{self, DEPENDENCY_KEYS, EVENTS, RawStep, SYSTEMS};
+use super::format::{RawLifecycle, RawStep, RawTemplate, StalenessAction};
+use super::step::{self, DEPENDENCY_KEYS, EVENTS, SYSTEMS};
 use super::yaml::{Node, Value};
-use super::{IdentityStrategy, StalenessAction};
 use Use::{Describes, Unused, Used};
-
-/// A task template: a workflow's steps, and what each waits for.
-///
-/// Written, it is the current format. What is `None` though a template needs it has been noted as a mistake.
-#[derive(Debug, Default, Serialize, JsonSchema)]
-#[schemars(rename = "TaskTemplate")]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawTemplate {
-    /// Its name within the namespace.
-    #[schemars(required, length(min = 1, max = 255))]
-    pub(super) name: Option<At<String>>,
-    /// Its namespace: the queue its steps are sent to.
-    #[schemars(required, regex(pattern = "^[A-Za-z0-9_-]{1,64}$"))]
-    pub(super) namespace_name: Option<At<String>>,
-    /// Its version, such as 1.0.0.
-    #[schemars(required, regex(pattern = r"^\d+\.\d+\.\d+([-+].+)?$"))]
-    pub(super) version: Option<At<String>>,
-    /// For people.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) description: Option<String>,
-    /// Without effect here: author, tags and the like.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) metadata: Option<JsonValue>,
-    /// Without effect here: steps name their handlers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) task_handler: Option<JsonValue>,
-    /// Without effect here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) system_dependencies: Option<JsonValue>,
-    /// Without effect here.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) domain_events: Option<JsonValue>,
-    /// JSON Schema that a task's context must satisfy.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) input_schema: Option<At<Map<String, JsonValue>>>,
-    /// What makes two submissions the same task; strict where it is missing.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) identity_strategy: Option<IdentityStrategy>,
-    /// When a task has waited for too long, and what becomes of it then.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) lifecycle: Option<RawLifecycle>,
-    /// The steps.
-    #[schemars(length(min = 1))]
-    pub(super) steps: Vec<RawStep>,
-    /// What differs between environments, by their names.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(default)]
-    pub(super) environments: BTreeMap<String, Environment>,
-}
-
-/// Limits in minutes; the orchestrator's own where they are missing.
-#[derive(Debug, Default, Serialize, JsonSchema)]
-#[schemars(rename = "Lifecycle")]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawLifecycle {
-    /// From its start to its end.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 43_200))]
-    pub(super) max_duration_minutes: Option<u32>,
-    /// In waiting_for_dependencies.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 43_200))]
-    pub(super) max_waiting_for_dependencies_minutes: Option<u32>,
-    /// In waiting_for_retry.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 43_200))]
-    pub(super) max_waiting_for_retry_minutes: Option<u32>,
-    /// In steps_in_process.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 43_200))]
-    pub(super) max_steps_in_process_minutes: Option<u32>,
-    /// What becomes of a task that passed a limit: an entry among the dead letters, failure, or nothing.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) staleness_action: Option<StalenessAction>,
-    /// Without effect here: staleness_action says what becomes of the task.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) auto_fail_on_timeout: Option<JsonValue>,
-    /// Without effect here: staleness_action says what becomes of the task.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) auto_dlq_on_timeout: Option<JsonValue>,
-}
 
 const NEVER_READ: &str = "nothing ever read it";
 
@@ -118,11 +34,8 @@ const WORKFLOW_STEP: &[Keys] =
     &[(&["step_template", "context_key"], Used), (DEPENDENCY_KEYS, Used), (&["description"], Describes)];
 const LIFECYCLE: &[Keys] = &[
     (LIMITS, Used),
-    (&["staleness_action"], Used),
-    (
-        &["auto_fail_on_timeout", "auto_dlq_on_timeout"],
-        Unused("staleness_action says what becomes of the task"),
-    ),
+    (&["staleness_action", "auto_fail_on_timeout", "auto_dlq_on_timeout"], Used),
+    (&["description"], Describes),
 ];
 const LIMITS: &[&str] = &[
     "max_duration_minutes",
@@ -139,6 +52,10 @@ impl RawTemplate {
         let fields = Fields::read(root, "", &[TEMPLATE], notes)?;
         let mut steps = steps(&fields, notes);
         workflow_steps(&fields, &mut steps, notes);
+        for step in &mut steps {
+            let mut seen = BTreeSet::new();
+            step.dependencies.retain(|on| seen.insert(on.value.clone()));
+        }
         named_steps(&fields, &steps, notes);
         Some(Self {
             name: required(&fields, &["name"], "order_processing", notes),
@@ -187,8 +104,8 @@ fn lifecycle(fields: &Fields<'_>, notes: &mut Notes) -> Option<RawLifecycle> {
         staleness_action: fields
             .choice(&["staleness_action"], "staleness_action", ACTIONS, notes)
             .map(|action| action.value),
-        auto_fail_on_timeout: fields.json("auto_fail_on_timeout"),
-        auto_dlq_on_timeout: fields.json("auto_dlq_on_timeout"),
+        auto_fail_on_timeout: fields.flag(&["auto_fail_on_timeout"], notes),
+        auto_dlq_on_timeout: fields.flag(&["auto_dlq_on_timeout"], notes),
     })
 }
 

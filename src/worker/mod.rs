@@ -5,6 +5,7 @@ mod control;
 mod dispatch;
 mod execute;
 mod ledger;
+mod register;
 mod run;
 mod running;
 mod settle;

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::control::Cancellations;
 use super::ledger::Ledger;
+use super::register::Registration;
 use super::running::RunningWorker;
 use super::{Core, SharedCore, supervise};
 use crate::broker::rabbit::RabbitBroker;
@@ -19,6 +20,7 @@ use crate::catalog::{Catalog, WatchGuard};
 use crate::config::{Config, RuntimeConfig, RuntimeKind, WorkerConfig, host_name};
 use crate::error::Error;
 use crate::handler::{HandlerRegistry, Namespace};
+use crate::ops::health::ConsumerHealth;
 use crate::ops::http::Server;
 use crate::ops::metrics::METRICS;
 use crate::ops::{http, monitor, shutdown};
@@ -94,16 +96,21 @@ impl RustWorker {
     /// started, running steps may finish within `worker.shutdown.shutdown_timeout_seconds`, the rest is
     /// handed back to the broker. A second signal ends it at once.
     ///
+    /// With `worker.orchestration_api_url` the templates of its namespaces are registered with the
+    /// orchestrator, now and when they change; while that cannot be reached, steps run all the same.
+    ///
     /// # Errors
     /// When settings or templates make no sense, a template's step has no handler or may hold its delivery
     /// for longer than the broker lets it, or a port is taken.
     pub async fn run(self) -> Result<(), Error> {
         let signals = shutdown::signals()?;
         let served = self.served_namespaces()?;
-        let _watching = self.check_templates(&served)?;
+        let (_watching, catalog) = self.check_templates(&served)?;
         let settings = self.config.worker.clone();
+        let (registration, _registering) = Registration::start(&settings, catalog, served)?;
         let worker = self.start().await?;
-        let servers = match serve(&settings, &worker).await {
+        let health = ConsumerHealth { registration, ..worker.health() };
+        let servers = match serve(&settings, health).await {
             Ok(servers) => servers,
             // It consumes already; whoever called goes on without it.
             Err(error) => {
@@ -199,37 +206,38 @@ impl RustWorker {
     }
 
     /// Compares templates with handlers, now and whenever a file changes. Nothing is watched any more once
-    /// the answer is dropped.
-    fn check_templates(&self, served: &[String]) -> Result<Option<Watching>, Error> {
+    /// the answer's first part is dropped; the second are the templates, where there are some.
+    fn check_templates(&self, served: &[String]) -> Result<(Option<Watching>, Option<Catalog>), Error> {
         let settings = &self.config.worker.task_templates;
-        if !settings.validation_enabled {
-            return Ok(None);
+        let compared = settings.validation_enabled;
+        if !compared && self.config.worker.orchestration_api_url.is_none() {
+            return Ok((None, None));
         }
         if !settings.template_directory.is_dir() {
             info!(
                 directory = %settings.template_directory.display(),
                 "There is no template directory, so no template is compared with the handlers"
             );
-            return Ok(None);
+            return Ok((None, None));
         }
         let catalog = load(&settings.template_directory, &self.config)?;
         let missing = missing_handlers(&self.registry, &catalog, served);
-        if !missing.is_empty() {
+        if compared && !missing.is_empty() {
             return Err(Error::MissingHandlers(missing));
         }
         let lease = self.config.lease(served.len());
         let too_long = exceeded(&lease, &catalog, served);
-        if !too_long.is_empty() {
+        if compared && !too_long.is_empty() {
             return Err(Error::Templates(too_long));
         }
         if !settings.auto_reload {
-            return Ok(None);
+            return Ok((None, Some(catalog)));
         }
         let guard = catalog.watch()?;
-        let (registry, served) = (self.registry.clone(), served.to_vec());
+        let (registry, served, known) = (self.registry.clone(), served.to_vec(), catalog.clone());
         let comparing = tokio::spawn(async move {
             let mut changes = catalog.changes();
-            while changes.changed().await.is_ok() {
+            while compared && changes.changed().await.is_ok() {
                 for step in missing_handlers(&registry, &catalog, &served) {
                     warn!(step, "A changed template has a step without a handler in this worker");
                 }
@@ -238,14 +246,14 @@ impl RustWorker {
                 }
             }
         });
-        Ok(Some((guard, AbortOnDropHandle::new(comparing))))
+        Ok((Some((guard, AbortOnDropHandle::new(comparing))), Some(known)))
     }
 }
 
 /// The health endpoints, and the metrics on a port of their own.
-async fn serve(settings: &WorkerConfig, worker: &RunningWorker) -> Result<Vec<Server>, Error> {
+async fn serve(settings: &WorkerConfig, health: ConsumerHealth) -> Result<Vec<Server>, Error> {
     let metrics = &settings.metrics;
-    let router = http::router(Arc::new(worker.health()), metrics.prometheus_enabled);
+    let router = http::router(Arc::new(health), metrics.prometheus_enabled);
     let mut servers = vec![http::serve(&settings.health_address, "worker.health_address", router).await?];
     if metrics.prometheus_enabled {
         let host = settings.health_address.rsplit_once(':').map_or("0.0.0.0", |(host, _)| host);
@@ -268,7 +276,7 @@ fn exceeded(lease: &Lease, catalog: &Catalog, served: &[String]) -> Vec<String> 
     lease.exceeded(&served_templates(catalog, served))
 }
 
-fn served_templates(catalog: &Catalog, served: &[String]) -> Vec<Arc<Template>> {
+pub(super) fn served_templates(catalog: &Catalog, served: &[String]) -> Vec<Arc<Template>> {
     catalog.all().into_iter().filter(|template| served.contains(&template.namespace)).collect()
 }
 

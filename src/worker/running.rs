@@ -43,6 +43,7 @@ impl RunningWorker {
             target_steps_per_second: self.core.config.worker.performance_target_steps_per_second,
             broker: self.broker.status(),
             consumers: self.states.clone(),
+            registration: watch::channel(None).1,
             stopping: self.core.stopping.clone(),
         }
     }

@@ -4,6 +4,7 @@
 mod client;
 mod health;
 mod orchestrator;
+mod register;
 mod requests;
 mod server;
 mod steps;

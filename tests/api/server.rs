@@ -17,7 +17,7 @@ use tasker_worker_rust::config::OrchestratorConfig;
 use tasker_worker_rust::message::{HandlerSpec, Json};
 use tasker_worker_rust::orchestrator::{Orchestrator, api};
 use tasker_worker_rust::retry::RetryPolicy;
-use tasker_worker_rust::template::{IdentityStrategy, Lifecycle, StepKind, StepTemplate, Template};
+use tasker_worker_rust::template::{IdentityStrategy, StepKind, StepTemplate, Template};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -53,11 +53,15 @@ impl Server {
     }
 
     pub(crate) async fn with_catalog(config: OrchestratorConfig, catalog: Catalog) -> Self {
+        Self::listening("127.0.0.1:0", config, catalog).await
+    }
+
+    pub(crate) async fn listening(address: &str, config: OrchestratorConfig, catalog: Catalog) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("store.sqlite");
         let config = OrchestratorConfig { database_url: format!("sqlite:{}", path.display()), ..config };
         let (orchestrator, broker) = start(&config, catalog).await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(address).await.unwrap();
         let base_url = format!("http://{}", listener.local_addr().unwrap());
         let router = api::router(orchestrator.clone(), &config);
         let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
@@ -165,7 +169,7 @@ fn template(name: &str, version: &str, steps: &[(&str, &[&str])]) -> Template {
         description: Some(format!("the {name}")),
         input_schema: None,
         identity_strategy: IdentityStrategy::default(),
-        lifecycle: Lifecycle::default(),
+        lifecycle: None,
         steps: steps.iter().map(|(name, dependencies)| step(name, dependencies)).collect(),
     }
 }

@@ -45,6 +45,7 @@ impl Worker {
             target_steps_per_second: 1_000,
             broker: broker_status,
             consumers: BTreeMap::from([("orders".to_owned(), orders_state)]),
+            registration: watch::channel(None).1,
             stopping: stopping.clone(),
         };
         let router = http::router(Arc::new(health), with_metrics);

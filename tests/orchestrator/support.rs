@@ -17,7 +17,7 @@ use tasker_worker_rust::message::{
 use tasker_worker_rust::orchestrator::Orchestrator;
 use tasker_worker_rust::orchestrator::task::TaskState;
 use tasker_worker_rust::retry::RetryPolicy;
-use tasker_worker_rust::template::{IdentityStrategy, Lifecycle, StepKind, StepTemplate, Template};
+use tasker_worker_rust::template::{IdentityStrategy, StepKind, StepTemplate, Template};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -53,7 +53,7 @@ pub(crate) fn template<S: AsRef<str>>(namespace: &str, steps: &[(S, Vec<S>)]) ->
         description: None,
         input_schema: None,
         identity_strategy: IdentityStrategy::default(),
-        lifecycle: Lifecycle::default(),
+        lifecycle: None,
         steps: steps
             .iter()
             .map(|(name, dependencies)| StepTemplate {

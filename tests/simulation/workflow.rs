@@ -10,9 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tasker_worker_rust::message::HandlerSpec;
 use tasker_worker_rust::retry::RetryPolicy;
-use tasker_worker_rust::template::{
-    BatchConfig, IdentityStrategy, Lifecycle, StepKind, StepTemplate, Template,
-};
+use tasker_worker_rust::template::{BatchConfig, IdentityStrategy, StepKind, StepTemplate, Template};
 use tasker_worker_rust::{Batches, Decision, Namespace, Step, StepError, StepResult};
 
 use crate::locked;
@@ -195,7 +193,7 @@ impl Workflow {
             description: None,
             input_schema: None,
             identity_strategy: IdentityStrategy::default(),
-            lifecycle: Lifecycle::default(),
+            lifecycle: None,
             steps: steps.collect(),
         }
     }

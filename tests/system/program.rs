@@ -239,11 +239,23 @@ fn a_template_with_a_cycle_is_refused_with_its_path() {
 #[test]
 fn a_template_is_drawn_in_every_format() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/config/workflows/diamond_workflow_handler.yaml");
-    for (format, expected) in [("ascii", "diamond_branch_b"), ("mermaid", "flowchart"), ("dot", "digraph")] {
+    for (format, expected) in
+        [("ascii", "diamond_branch_b"), ("mermaid", "flowchart"), ("dot", "digraph"), ("svg", "<svg")]
+    {
         let output = Program::new().run(&["template", "graph", file, "--format", format]);
         assert_eq!(output.status.code(), Some(0));
         assert!(stdout(&output).contains(expected), "{}", stdout(&output));
     }
+}
+
+#[test]
+fn a_template_is_converted_and_what_has_no_effect_told() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/config/workflows/linear_workflow_handler.yaml");
+    let output = Program::new().run(&["template", "convert", file]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stdout(&output).contains("namespace_name: linear_workflow\n"), "{}", stdout(&output));
+    let warning = format!("warning: {file}:6: task_handler_class has no effect");
+    assert!(stderr(&output).contains(&warning), "{}", stderr(&output));
 }
 
 #[test]

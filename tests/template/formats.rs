@@ -228,9 +228,9 @@ fn keys_without_effect_are_warned_of_and_only_those() {
     assert_eq!(
         warnings(CURRENT),
         [
-            "line 5: metadata is known but has no effect here",
-            "line 7: task_handler is known but has no effect here",
-            "line 33: step \"charge\": publishes_events is known but has no effect here",
+            "line 5: metadata has no effect: it describes the template for people",
+            "line 7: task_handler has no effect: steps name their handlers; a task has none",
+            "line 33: step \"charge\": publishes_events has no effect: domain events are not published",
         ]
     );
     assert_eq!(warnings(HYBRID), [""; 0]);

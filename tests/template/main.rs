@@ -2,10 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod catalog;
+mod convert;
+mod fields;
 mod formats;
 mod graph;
+mod kinds;
 mod mistakes;
 mod properties;
+mod variables;
 
 use std::time::Duration;
 

@@ -87,21 +87,38 @@ impl From<sqlx::Error> for ApiError {
 /// A JSON body, whatever content type the client says it has.
 pub(super) struct JsonBody<T>(pub(super) T);
 
+async fn body(request: Request, api: &Api) -> Result<Bytes, ApiError> {
+    Bytes::from_request(request, api).await.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "PAYLOAD_TOO_LARGE",
+            format_args!(
+                "the request body is larger than {} bytes; send less, or raise orchestrator.max_body_bytes",
+                api.max_body_bytes
+            ),
+        ),
+        _ => ApiError::bad_request(rejection.body_text()),
+    })
+}
+
+/// A body of text.
+pub(super) struct TextBody(pub(super) String);
+
+impl FromRequest<Api> for TextBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
+        let text = String::from_utf8(body(request, api).await?.into());
+        text.map(Self)
+            .map_err(|error| ApiError::bad_request(format_args!("the request body is no text: {error}")))
+    }
+}
+
 impl<T: DeserializeOwned> FromRequest<Api> for JsonBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, api: &Api) -> Result<Self, ApiError> {
-        let bytes = Bytes::from_request(request, api).await.map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "PAYLOAD_TOO_LARGE",
-                format_args!(
-                    "the request body is larger than {} bytes; send less, or raise orchestrator.max_body_bytes",
-                    api.max_body_bytes
-                ),
-            ),
-            _ => ApiError::bad_request(rejection.body_text()),
-        })?;
+        let bytes = body(request, api).await?;
         let Json(value) = Json::from_bytes(&bytes).map_err(|rejection| {
             let what = match rejection {
                 JsonRejection::JsonSyntaxError(_) => "the request body is not JSON",

@@ -2,6 +2,7 @@
 
 mod error;
 mod health;
+mod register;
 mod steps;
 mod tasks;
 mod templates;
@@ -58,7 +59,7 @@ pub fn router(orchestrator: Orchestrator, config: &OrchestratorConfig) -> Router
         .route(tasks::ONE, get(tasks::one).delete(tasks::cancel))
         .route("/v1/tasks/{task_uuid}/workflow_steps", get(steps::list))
         .route("/v1/tasks/{task_uuid}/workflow_steps/{step}", get(steps::one))
-        .route("/v1/templates", get(templates::list))
+        .route("/v1/templates", get(templates::list).post(register::register))
         .route("/v1/templates/{namespace}/{name}/{version}", get(templates::one))
         .route("/health", get(health::healthy))
         .route("/health/live", get(health::live))

@@ -34,6 +34,7 @@ pub(super) async fn submit(
         }
         SubmitError::Duplicate { task_uuid } => ApiError::duplicate(task_uuid),
         SubmitError::Invalid(problem) => ApiError::bad_request(problem),
+        SubmitError::Context(_) => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "INVALID_CONTEXT", error),
         SubmitError::Store(error) => api.store_failed(&error),
     })?;
     let mut task = read(&api, task_uuid).await?;

@@ -58,7 +58,7 @@ pub(super) async fn one(
     }
 }
 
-fn detail(template: &Template) -> TemplateDetail {
+pub(super) fn detail(template: &Template) -> TemplateDetail {
     let mut configuration = serde_json::Map::new();
     if let Some(schema) = &template.input_schema {
         configuration.insert("input_schema".to_owned(), schema.clone());

@@ -5,6 +5,7 @@
 
 mod read;
 mod rows;
+mod templates;
 mod write;
 
 use std::fs::{File, OpenOptions, TryLockError};
