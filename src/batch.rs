@@ -68,6 +68,9 @@ enum Division {
 }
 
 impl Batches {
+    /// Where they stand in a result.
+    pub(crate) const FIELD: &str = "batch_processing_outcome";
+
     /// Items 0 to `total_items`, `batch_size` of them in each batch but the last; without items no batch.
     pub fn split(total_items: u64, batch_size: u64) -> Self {
         let size = batch_size.max(1);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::batch::Batch;
+use crate::message::Json;
 use crate::template::{BatchConfig, StepKind, StepTemplate, Template};
 
 /// Decisions one after another, at most.
@@ -35,6 +36,8 @@ pub struct Division {
     pub first: usize,
     /// The part of each instance.
     pub batches: Vec<Batch>,
+    /// What else the batchable step returned.
+    pub rest: Json,
 }
 
 /// An instance of a batch worker, or of the step that undoes one.
@@ -146,6 +149,7 @@ impl Plan {
         batchable: usize,
         worker: Option<usize>,
         batches: Vec<Batch>,
+        rest: Json,
     ) -> Result<Self, String> {
         let mut template = Template::clone(&self.template);
         let (mut divisions, mut instances) = (self.divisions.clone(), self.instances.clone());
@@ -179,7 +183,7 @@ impl Plan {
                     template.steps.push(step);
                 }
             }
-            divisions.push(Arc::new(Division { batchable, worker, first, batches }));
+            divisions.push(Arc::new(Division { batchable, worker, first, batches, rest }));
         }
         Self::build(Arc::new(template), divisions, instances)
     }
@@ -237,6 +241,13 @@ impl Plan {
         let instance = self.instances.get(&step)?;
         let division = &self.divisions[instance.division];
         Some((self.batch_config(division.batchable)?, &division.batches[instance.number]))
+    }
+
+    /// The result that an instance is given of the batchable step instead of the whole one, which would grow with
+    /// the square of the number of batches: all but the others' parts.
+    pub fn rest(&self, step: usize, batchable: usize) -> Option<&Json> {
+        let division = &self.divisions[self.instances.get(&step)?.division];
+        (division.batchable == batchable).then_some(&division.rest)
     }
 
     /// The place of the step of this name.

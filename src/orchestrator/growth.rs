@@ -1,6 +1,6 @@
 //! Which of a template's steps a task has: those that decisions called for, and the instances of batch workers.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -101,7 +101,7 @@ impl Task {
         let output = self.steps[step].output.clone().unwrap_or_default();
         // What was settled by hand may have no result: then there are no batches.
         let (worker, batches) = self.divided(step, &output).unwrap_or_default();
-        if let Ok(plan) = self.plan.divided(step, worker, batches) {
+        if let Ok(plan) = self.plan.divided(step, worker, batches, without_batches(&output)) {
             self.plan = Arc::new(plan);
             let name = |step: usize| self.plan.step(step).name.as_bytes();
             for step in self.steps.len()..self.plan.len() {
@@ -200,7 +200,7 @@ impl Task {
                 "step {name:?} names {wanted}; it has to name a batch worker behind it; there are: {known}"
             )
         })?;
-        plan.divided(step, Some(worker), batches.clone())?;
+        plan.divided(step, Some(worker), batches.clone(), Json::null())?;
         Ok((Some(worker), batches))
     }
 
@@ -224,6 +224,14 @@ impl Plan {
                 .batch(step)
                 .is_some_and(|(config, _)| config.failure_strategy == FailureStrategy::ContinueOnFailure)
     }
+}
+
+/// What a batchable step returned beside its batches.
+fn without_batches(output: &Json) -> Json {
+    let fields = output.parse::<BTreeMap<String, Json>>();
+    let rest = fields.map(|fields| fields.into_iter().filter(|(name, _)| name != Batches::FIELD));
+    let rest: BTreeMap<String, Json> = rest.map(Iterator::collect).unwrap_or_default();
+    Json::encode(&rest).expect("texts and JSON always encode")
 }
 
 /// What waits for all of these.

@@ -43,7 +43,10 @@ pub fn request(task: &Task, step: usize, attempt: u32, now: i64, names: &Names) 
             .into_iter()
             .map(|input| StepOutput {
                 step_name: task.plan.step(input).name.clone(),
-                result: task.steps[input].output.clone().unwrap_or_default(),
+                result: match task.plan.rest(step, input) {
+                    Some(rest) => rest.clone(),
+                    None => task.steps[input].output.clone().unwrap_or_default(),
+                },
             })
             .collect(),
         correlation_id: task.correlation_id.clone(),

@@ -124,12 +124,12 @@ impl Default for BatchConfig {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureStrategy {
-    /// They go on, and what waits for all of them goes on with those that succeeded.
+    /// They go on, and so does what waits for all of them, with those that succeeded.
     #[default]
     ContinueOnFailure,
-    /// They are cancelled, and the task fails.
+    /// None begins any more; the task fails once those that run have ended.
     FailFast,
-    /// They go on; the failed one stays for somebody to look at.
+    /// They go on; the task fails once they have ended, and the failed one can be replayed.
     Isolate,
 }
 

@@ -251,7 +251,9 @@ fn each_batch_has_an_instance_and_what_waits_for_the_worker_waits_for_all_of_the
     let mut world = World::new(divided(BatchConfig { parallelism: 2, ..BatchConfig::default() }));
     assert_eq!(world.existing(), ["split"]);
     assert_eq!(world.request("split", 1).batch_config.expect("its template's").batch_size, 1_000);
-    world.returns("split", batches(3));
+    let mut output = batches(3);
+    output["found"] = json!([1.5]);
+    world.returns("split", output.clone());
     assert_eq!(world.existing(), ["split", "sum", "work_001", "work_002", "work_003"]);
     assert_eq!(world.open(), ["work_001", "work_002"], "no more at once than its parallelism");
     let request = world.request("work_003", 1);
@@ -260,12 +262,17 @@ fn each_batch_has_an_instance_and_what_waits_for_the_worker_waits_for_all_of_the
     assert_eq!((request.template_step(), request.step_name.as_str()), ("work", "work_003"));
     assert_eq!((request.handler.callable, request.max_attempts), (String::new(), 3));
 
+    // Of what the batchable step returned it is given all but the parts of the others.
+    assert_eq!(request.sequence_data[0].result.get(), r#"{"found":[1.5]}"#);
+
     world.returns("work_002", json!(2));
     assert_eq!(world.open(), ["work_001", "work_003"]);
     world.returns("work_003", json!(3));
     assert_eq!(world.returns("work_003", json!(3)), Outcome::Stale);
     world.returns("work_001", json!(1));
     assert_eq!(world.inputs("sum"), ["split", "work_001", "work_002", "work_003"]);
+    let whole: Value = world.request("sum", 1).sequence_data[0].result.parse().expect("JSON");
+    assert_eq!(whole, output);
     world.returns("sum", json!(6));
     assert_eq!(world.task.state, TaskState::Complete);
 }
