@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use super::address::{Address, PasswordFile};
 use super::failure::Failure;
 use super::link::{Health, Link, LinkState, Purpose, Up};
-use super::reconnect::{Trouble, pauses};
+use super::reconnect::{Tries, Trouble};
 use crate::broker::BrokerStatus;
 use crate::ops::metrics::METRICS;
 
@@ -50,17 +50,13 @@ pub(super) struct Keeper {
     connections: u64,
     health: Arc<Health>,
     state: watch::Sender<LinkState>,
-    closing: CancellationToken,
+    /// Cancelled by whoever wants it closed.
+    pub(super) closing: CancellationToken,
 }
 
 impl Keeper {
     /// To be called, and run, in the runtime that the connection's input and output shall use.
-    pub(super) fn new(
-        purpose: Purpose,
-        access: &Access,
-        health: Arc<Health>,
-        closing: CancellationToken,
-    ) -> (Self, Link) {
+    pub(super) fn new(purpose: Purpose, access: &Access, health: Arc<Health>) -> (Self, Link) {
         let starting = Failure::outage("starting", "starting").of_connection();
         let (state, link) = watch::channel(LinkState::Down(starting));
         let pools = access.addresses.iter().map(|address| (address.clone(), pool(purpose, access, address)));
@@ -72,23 +68,20 @@ impl Keeper {
             connections: 0,
             health,
             state,
-            closing,
+            closing: CancellationToken::new(),
         };
         (keeper, Link::new(link))
     }
 
     pub(super) async fn run(mut self) {
         let closing = self.closing.clone();
-        let mut said = None;
-        let mut outages = pauses(Trouble::Outage);
-        let mut refusals = pauses(Trouble::Refusal);
+        let mut tries = Tries::new();
         loop {
             let failure = match closing.run_until_cancelled(self.connect()).await {
                 None => break,
                 Some(Ok((connection, place))) => {
                     info!(address = place, purpose = self.purpose.name(), "Connected to RabbitMQ");
-                    said = None;
-                    outages = pauses(Trouble::Outage);
+                    tries.worked();
                     match self.watch(connection).await {
                         None => break,
                         Some(failure) => {
@@ -100,21 +93,17 @@ impl Keeper {
                 }
                 Some(Err(failure)) => failure,
             };
-            if said.as_ref() != Some(&failure.text) {
+            if tries.is_news(&failure.text) {
                 warn!(
                     purpose = self.purpose.name(),
                     reason = %failure,
                     "Not connected to RabbitMQ; trying again until it works"
                 );
-                said = Some(failure.text.clone());
             }
-            let pause = match failure.trouble {
-                Trouble::Outage => outages.next(),
-                Trouble::Refusal => refusals.next(),
-            };
+            let pause = tries.pause(failure.trouble);
             self.health.report(self.purpose, BrokerStatus::Connecting(failure.text.clone()));
             self.state.send_replace(LinkState::Down(failure));
-            if closing.run_until_cancelled(time::sleep(pause.unwrap_or_default())).await.is_none() {
+            if closing.run_until_cancelled(time::sleep(pause)).await.is_none() {
                 break;
             }
         }

@@ -13,7 +13,7 @@ use super::declare;
 use super::deliveries::{Deliveries, End};
 use super::failure::{Failure, LEASE_EXCEEDED};
 use super::link::{Link, LinkState};
-use super::reconnect::{Trouble, pauses};
+use super::reconnect::{Tries, Trouble};
 use crate::broker::{ConsumerState, Delivery, Source};
 use crate::ops::metrics::METRICS;
 
@@ -33,9 +33,7 @@ pub(super) struct Supervisor {
 impl Supervisor {
     pub(super) async fn run(mut self) {
         let mut spent = 0;
-        let mut said = None;
-        let mut outages = pauses(Trouble::Outage);
-        let mut refusals = pauses(Trouble::Refusal);
+        let mut tries = Tries::new();
         loop {
             let opened = tokio::select! {
                 () = stop(&self.cancel, &self.shared.closing) => break,
@@ -46,7 +44,7 @@ impl Supervisor {
                 Ok((channel, connection)) => {
                     info!(source = name(&self.source), "Consuming");
                     self.state.send_replace(ConsumerState::Consuming);
-                    (said, outages) = (None, pauses(Trouble::Outage));
+                    tries.worked();
                     match self.forward(channel).await {
                         End::Broken(failure) => (failure, connection, true),
                         End::Closed => break,
@@ -70,22 +68,21 @@ impl Supervisor {
                 METRICS.reconnects.with_label_values(&[failure.cause]).inc();
             }
             let text = explain(&self.source, &failure);
-            if said.as_ref() != Some(&text) {
+            if tries.is_news(&text) {
                 warn!(
                     source = name(&self.source),
                     reason = text,
                     "Not consuming; trying again until it works"
                 );
-                said = Some(text.clone());
             }
             self.state.send_replace(ConsumerState::Connecting(text));
             // What ended a consumer that worked, such as a delivery held for too long, does not keep the
             // next one from working.
             let passes = worked || failure.trouble == Trouble::Outage || self.restore(&failure).await;
-            let pause = if passes { outages.next() } else { refusals.next() };
+            let pause = tries.pause(if passes { Trouble::Outage } else { Trouble::Refusal });
             tokio::select! {
                 () = stop(&self.cancel, &self.shared.closing) => break,
-                () = time::sleep(pause.unwrap_or_default()) => {}
+                () = time::sleep(pause) => {}
             }
         }
         self.state.send_replace(ConsumerState::Stopped);

@@ -85,16 +85,18 @@ impl RabbitBroker {
             .map_err(|error| BrokerError::Invalid(format!("cannot start the broker's runtime: {error}")))?;
         let handle = runtime.handle().clone();
         let (jobs, waiting) = mpsc::channel(shared.publish_window);
-        let connections = {
-            let _in_its_runtime = runtime.enter();
-            Connections::new(&shared, waiting)
+        let keeper = |purpose| {
+            let _in_its_runtime = handle.enter();
+            Keeper::new(purpose, &shared.access, shared.health.clone())
         };
-        let (consuming, publishing) = connections.links.clone();
+        let (consumer, consuming) = keeper(Purpose::Consume);
+        let (publisher, publishing) = keeper(Purpose::Publish);
+        let lane = Lane { shared: shared.clone(), link: publishing.clone(), jobs: waiting };
         let of_thread = shared.clone();
         std::thread::Builder::new()
             .name("rabbitmq".to_owned())
             .spawn(move || {
-                runtime.block_on(connections.run(&of_thread));
+                runtime.block_on(run(&of_thread, consumer, publisher, lane));
                 runtime.shutdown_background();
             })
             .map_err(|error| BrokerError::Invalid(format!("cannot start the broker's thread: {error}")))?;
@@ -227,44 +229,22 @@ impl Shared {
 }
 
 /// Everything that runs for one broker, subscriptions aside.
-struct Connections {
-    links: (Link, Link),
-    consuming: (Keeper, CancellationToken),
-    publishing: (Keeper, CancellationToken),
-    lane: Lane,
-}
+async fn run(shared: &Shared, consumer: Keeper, publisher: Keeper, lane: Lane) {
+    let _closed = shared.closed.clone().drop_guard();
+    let (stop_consuming, stop_publishing) = (consumer.closing.clone(), publisher.closing.clone());
+    let consumer = tokio::spawn(consumer.run());
+    let publisher = tokio::spawn(publisher.run());
+    let lane = tokio::spawn(lane.run());
+    shared.closing.cancelled().await;
 
-impl Connections {
-    fn new(shared: &Arc<Shared>, jobs: mpsc::Receiver<PublishJob>) -> Self {
-        let keeper = |purpose| {
-            let close = CancellationToken::new();
-            let (keeper, link) = Keeper::new(purpose, &shared.access, shared.health.clone(), close.clone());
-            ((keeper, close), link)
-        };
-        let (consuming, consuming_link) = keeper(Purpose::Consume);
-        let (publishing, publishing_link) = keeper(Purpose::Publish);
-        let lane = Lane { shared: shared.clone(), link: publishing_link.clone(), jobs };
-        Self { links: (consuming_link, publishing_link), consuming, publishing, lane }
-    }
-
-    async fn run(self, shared: &Shared) {
-        let _closed = shared.closed.clone().drop_guard();
-        let (consumer, stop_consuming) = self.consuming;
-        let (publisher, stop_publishing) = self.publishing;
-        let consumer = tokio::spawn(consumer.run());
-        let publisher = tokio::spawn(publisher.run());
-        let lane = tokio::spawn(self.lane.run());
-        shared.closing.cancelled().await;
-
-        // Consumers first, so that nothing new arrives; the publisher last, so that what is done gets out.
-        shared.consumers.close();
-        let _ = time::timeout(2 * GRACE, shared.consumers.wait()).await;
-        stop_consuming.cancel();
-        let _ = consumer.await;
-        let _ = time::timeout(2 * GRACE, lane).await;
-        stop_publishing.cancel();
-        let _ = publisher.await;
-    }
+    // Consumers first, so that nothing new arrives; the publisher last, so that what is done gets out.
+    shared.consumers.close();
+    let _ = time::timeout(2 * GRACE, shared.consumers.wait()).await;
+    stop_consuming.cancel();
+    let _ = consumer.await;
+    let _ = time::timeout(2 * GRACE, lane).await;
+    stop_publishing.cancel();
+    let _ = publisher.await;
 }
 
 /// A connection, waiting for one for no longer than connecting may take.

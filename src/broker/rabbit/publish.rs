@@ -20,7 +20,7 @@ use super::declare;
 use super::failure::Failure;
 use super::link::{Link, LinkState};
 use super::properties::Outgoing;
-use super::reconnect::{Trouble, pauses};
+use super::reconnect::{Tries, Trouble};
 use super::window::Window;
 use crate::broker::{PublishError, PublishJob};
 use crate::ops::metrics::METRICS;
@@ -38,20 +38,19 @@ enum End {
     /// It refuses what another may take, or has too many messages that were never answered: the client keeps
     /// each as long as the channel.
     Worn,
-    /// It is gone. Perhaps a job was taken up too late for it.
-    Lost(Failure, Option<Box<PublishJob>>),
+    /// It is gone.
+    Lost(Failure),
 }
 
 impl Lane {
     pub(super) async fn run(mut self) {
         let mut spent = 0;
-        let mut late = None;
         let mut down_since = Instant::now();
-        let mut pause = pauses(Trouble::Outage);
-        while let Some(mut window) = self.open(spent, down_since, &mut late).await {
-            let end = self.serve(&mut window, late.take()).await;
+        let mut tries = Tries::new();
+        while let Some(mut window) = self.open(spent, down_since).await {
+            let end = self.serve(&mut window).await;
             if window.useful {
-                pause = pauses(Trouble::Outage);
+                tries.worked();
             }
             down_since = Instant::now();
             match end {
@@ -61,34 +60,28 @@ impl Lane {
                     break;
                 }
                 End::Worn => drop(tokio::spawn(window.finish())),
-                End::Lost(failure, job) => {
+                End::Lost(failure) => {
                     window.confirms.fail(&PublishError::Disconnected(failure.text.clone()));
-                    late = job;
                     if failure.connection_lost {
                         spent = window.connection;
                     } else {
                         METRICS.reconnects.with_label_values(&[failure.cause]).inc();
                         warn!(reason = %failure, "RabbitMQ closed the publishing channel; opening another");
-                        let pause = time::sleep(pause.next().unwrap_or_default());
+                        let pause = time::sleep(tries.pause(Trouble::Outage));
                         self.shared.closing.run_until_cancelled(pause).await;
                     }
                 }
             }
         }
         self.jobs.close();
-        while let Some(job) = late.take().map(|job| *job).or_else(|| self.jobs.try_recv().ok()) {
+        while let Ok(job) = self.jobs.try_recv() {
             reply(job.confirm, Err(PublishError::Closed));
         }
     }
 
     /// A channel on a connection after number `spent`; `None` when closing. Jobs wait for it, but not longer
     /// than a confirmation may take.
-    async fn open(
-        &mut self,
-        spent: u64,
-        down_since: Instant,
-        late: &mut Option<Box<PublishJob>>,
-    ) -> Option<Window> {
+    async fn open(&mut self, spent: u64, down_since: Instant) -> Option<Window> {
         let Self { shared, link, jobs } = self;
         let mut opening = pin!(open_window(shared, link.clone(), spent));
         let mut patience = pin!(time::sleep_until(down_since + shared.publish_timeout));
@@ -97,12 +90,7 @@ impl Lane {
             tokio::select! {
                 () = shared.closing.cancelled() => return None,
                 window = &mut opening => return Some(window),
-                () = &mut patience, if !overdue => {
-                    overdue = true;
-                    if let Some(job) = late.take() {
-                        reply(job.confirm, Err(unavailable(link, shared.publish_timeout)));
-                    }
-                }
+                () = &mut patience, if !overdue => overdue = true,
                 () = link.changed() => {
                     if let LinkState::Up(_) = link.state() {
                         // The channel will follow.
@@ -115,12 +103,7 @@ impl Lane {
         }
     }
 
-    async fn serve(&mut self, window: &mut Window, late: Option<Box<PublishJob>>) -> End {
-        if let Some(job) = late
-            && let Err(end) = self.publish(window, *job).await
-        {
-            return end;
-        }
+    async fn serve(&mut self, window: &mut Window) -> End {
         let timeout = self.shared.publish_timeout;
         // While the broker takes nothing, jobs wait until then.
         let mut patience = self.link.is_blocked().then(|| Instant::now() + timeout);
@@ -140,7 +123,7 @@ impl Lane {
                 () = self.shared.closing.cancelled() => return End::Closing,
                 confirmed = window.publishing.select_next_some(), if !window.publishing.is_empty() => {
                     if let Err(failure) = window.take(confirmed) {
-                        return End::Lost(failure, None);
+                        return End::Lost(failure);
                     }
                     if window.is_stuck() {
                         return End::Worn;
@@ -162,7 +145,7 @@ impl Lane {
                 }
                 () = self.link.changed() => {
                     if !self.link.has(window.connection) {
-                        return End::Lost(lost(&self.link), None);
+                        return End::Lost(lost(&self.link));
                     }
                     patience = match (self.link.is_blocked(), patience) {
                         (true, None) => Some(Instant::now() + timeout),
@@ -187,7 +170,9 @@ impl Lane {
     /// Checks first whatever the broker would close the channel for, which fails every message on its way.
     async fn publish(&self, window: &mut Window, job: PublishJob) -> Result<(), End> {
         if !window.is_open() {
-            return Err(End::Lost(lost(&self.link), Some(Box::new(job))));
+            let failure = lost(&self.link);
+            reply(job.confirm, Err(PublishError::Disconnected(failure.text.clone())));
+            return Err(End::Lost(failure));
         }
         let PublishJob { message, confirm } = job;
         let outgoing = match Outgoing::new(&message, self.shared.max_message_bytes, window.max_header_bytes) {
@@ -210,7 +195,7 @@ impl Lane {
                 }
                 Err(failure) => {
                     reply(confirm, Err(PublishError::Disconnected(failure.text.clone())));
-                    return if failure.connection_lost { Err(End::Lost(failure, None)) } else { Ok(()) };
+                    return if failure.connection_lost { Err(End::Lost(failure)) } else { Ok(()) };
                 }
             }
         }
@@ -233,7 +218,7 @@ impl Lane {
 }
 
 async fn open_window(shared: &Shared, mut link: Link, mut spent: u64) -> Window {
-    let mut pause = pauses(Trouble::Outage);
+    let mut tries = Tries::new();
     loop {
         let up = link.up(spent, |_| {}).await;
         let limit = shared.access.connect_timeout;
@@ -247,7 +232,7 @@ async fn open_window(shared: &Shared, mut link: Link, mut spent: u64) -> Window 
             spent = up.number;
         } else {
             warn!(reason = %failure, "RabbitMQ opens no publishing channel; trying again");
-            time::sleep(pause.next().unwrap_or_default()).await;
+            time::sleep(tries.pause(Trouble::Outage)).await;
         }
     }
 }

@@ -26,8 +26,42 @@ pub(super) enum Trouble {
     Refusal,
 }
 
+/// Tries of one thing: the pauses between them, and what was last said about them.
+pub(super) struct Tries {
+    outages: Box<dyn Iterator<Item = Duration> + Send>,
+    refusals: Box<dyn Iterator<Item = Duration> + Send>,
+    said: Option<String>,
+}
+
+impl Tries {
+    pub(super) fn new() -> Self {
+        let pauses = |trouble| Box::new(pauses(trouble));
+        Self { outages: pauses(Trouble::Outage), refusals: pauses(Trouble::Refusal), said: None }
+    }
+
+    /// The next trouble is news, and its first pause short.
+    pub(super) fn worked(&mut self) {
+        *self = Self::new();
+    }
+
+    /// Whether something else was said last.
+    pub(super) fn is_news(&mut self, text: &str) -> bool {
+        let news = self.said.as_deref() != Some(text);
+        self.said = Some(text.to_owned());
+        news
+    }
+
+    pub(super) fn pause(&mut self, trouble: Trouble) -> Duration {
+        let pauses = match trouble {
+            Trouble::Outage => &mut self.outages,
+            Trouble::Refusal => &mut self.refusals,
+        };
+        pauses.next().unwrap_or_default()
+    }
+}
+
 /// Ever longer pauses, each spread by half so that workers which failed together do not return together.
-pub(super) fn pauses(trouble: Trouble) -> impl Iterator<Item = Duration> + Send {
+fn pauses(trouble: Trouble) -> impl Iterator<Item = Duration> + Send + use<> {
     let (initial_interval, max_interval) = match trouble {
         Trouble::Outage => (FIRST, LONGEST),
         Trouble::Refusal => (REFUSED, REFUSED),
