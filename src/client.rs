@@ -147,9 +147,10 @@ impl Client {
             let answer = match answer {
                 Ok(answer) if !answer.is_of_an_outage() => {
                     let task: TaskResponse = answer.read()?;
-                    if task.is_finished() || poll == left {
+                    if task.is_finished() || started.elapsed() >= limit {
                         return Ok(task);
                     }
+                    // The poll's time was up, or the task was finished for a moment and has been reopened.
                     continue;
                 }
                 Ok(answer) => answer.read(),
