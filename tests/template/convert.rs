@@ -69,7 +69,7 @@ fn the_shipped_templates_convert_and_the_current_ones_fit_the_schema_as_they_are
             assert_fits_the_schema(&text);
         }
     }
-    assert_eq!(current, 4);
+    assert_eq!(current, 6);
 }
 
 #[test]
