@@ -65,15 +65,12 @@ pub(super) fn check(steps: &[RawStep], notes: &mut Notes) {
             |text: String| notes.mistake(kind.line, format!("step {:?}: {text}", step.name.value));
         let names_a_worker =
             |step: &RawStep| batch_of(step, steps).is_some_and(|batch| batch.worker_template.is_some());
-        let named = |worker: &RawStep| {
-            let of = |batchable: &RawStep| {
-                let named = batch_of(batchable, steps).and_then(|batch| batch.worker_template.as_ref());
-                is(batchable, Kind::Batchable) && named.is_some_and(|name| name.value == worker.name.value)
-            };
-            steps.iter().any(of)
+        let asks_for = |worker: &RawStep, batchable: &&RawStep| {
+            let named = batch_of(batchable, steps).and_then(|batch| batch.worker_template.as_ref());
+            let named = named.is_some_and(|name| name.value == worker.name.value);
+            is(batchable, Kind::Batchable) && (named || waits_for(worker, batchable))
         };
-        let waits_for_batchable =
-            || steps.iter().any(|other| is(other, Kind::Batchable) && waits_for(step, other));
+        let asking = || steps.iter().filter(|batchable| asks_for(step, batchable)).count();
         match kind.value {
             Kind::Decision if step.dependencies.is_empty() => {
                 mistake("decides about nothing; a decision needs a step it depends on".to_owned());
@@ -83,9 +80,15 @@ pub(super) fn check(steps: &[RawStep], notes: &mut Notes) {
                  batch_config.worker_template"
                     .to_owned(),
             ),
-            Kind::BatchWorker if !named(step) && !waits_for_batchable() => mistake(
-                "no batchable step asks for it; add the batchable step to its dependencies".to_owned(),
-            ),
+            Kind::BatchWorker => match asking() {
+                0 => mistake(
+                    "no batchable step asks for it; add the batchable step to its dependencies".to_owned(),
+                ),
+                1 => {}
+                several => mistake(format!(
+                    "{several} batchable steps ask for it; give each of them a batch_worker of its own"
+                )),
+            },
             _ => {}
         }
         if step.compensates.is_some() && kind.value != Kind::Standard {

@@ -1,4 +1,5 @@
 //! Templates with very many steps: a fan-out, a chain, batches, and what grows with them.
+#![expect(clippy::print_stdout, reason = "the figures, for who runs it with --nocapture")]
 
 use std::fmt::Write;
 use std::sync::Arc;

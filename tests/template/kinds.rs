@@ -73,6 +73,10 @@ fn what_a_step_needs_for_its_type_is_missed() {
             "line 5: step \"a\": no batchable step asks for it; add the batchable step to its dependencies",
         ),
         (
+            "  - {name: a, type: batchable}\n  - {name: b, type: batchable}\n  - {name: w, type: batch_worker, dependencies: [a, b]}",
+            "line 7: step \"w\": 2 batchable steps ask for it; give each of them a batch_worker of its own",
+        ),
+        (
             "  - {name: a, type: batchable, batch_config: {worker_template: wrok}}\n  - {name: work, type: batch_worker, dependencies: [a]}",
             "line 5: step \"a\", batch_config: worker_template \"wrok\" is no step of this template; did you mean \"work\"?",
         ),
