@@ -43,7 +43,6 @@ fn after(names: impl Iterator<Item = String>) -> String {
 }
 
 /// Runs one task whose steps return `{"n": 1234567}`, and prints what it took.
-#[expect(clippy::print_stdout, reason = "the figures, for who runs it with --nocapture")]
 async fn run(
     kind: Kind,
     what: &str,
