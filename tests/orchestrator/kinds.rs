@@ -1,7 +1,9 @@
 //! Steps that decide which others there are, and steps that divide their work.
 
 use serde_json::{Value, json};
+use tasker_worker_rust::message::Json;
 use tasker_worker_rust::orchestrator::advance::{Effect, Event, Outcome};
+use tasker_worker_rust::orchestrator::by_hand::{self, ByHand};
 use tasker_worker_rust::orchestrator::dag::Plan;
 use tasker_worker_rust::orchestrator::task::{StepState, TaskState};
 use tasker_worker_rust::template::{BatchConfig, FailureStrategy, StepKind, Template};
@@ -428,4 +430,50 @@ fn a_batch_worker_belongs_to_one_batchable_step() {
             "{error}"
         );
     }
+}
+
+/// A person completes the step with this result.
+fn by_hand(world: &mut World, step: &str, result: &Value) -> Outcome {
+    let decision = by_hand::Decision::Complete { result: Json::encode(result).unwrap(), metadata: None };
+    let step_uuid = world.task.steps[world.step(step)].uuid;
+    let decided =
+        ByHand { step_uuid, decision, by: "ada".to_owned(), reason: "the rule was wrong".to_owned() };
+    world.hear(Event::ByHand(Box::new(decided))).outcome
+}
+
+#[test]
+fn a_decision_completed_by_hand_creates_what_it_names() {
+    let mut world = World::new(routed());
+    world.returns("a", json!(1));
+    world.fails("route");
+    assert_eq!(world.task.state, TaskState::Error);
+    assert_eq!(
+        by_hand(&mut world, "route", &json!("b")),
+        Outcome::Refused,
+        "that is no outcome of a decision"
+    );
+    assert_eq!(by_hand(&mut world, "route", &create(&["c"])), Outcome::Applied);
+    assert_eq!((world.existing(), world.open()), (vec!["a", "c", "route", "z"], vec!["c"]));
+    world.returns("c", json!(2));
+    world.returns("z", json!(3));
+    assert_eq!(world.task.state, TaskState::Complete);
+}
+
+#[test]
+fn a_division_completed_by_hand_begins_its_batches() {
+    let mut world = World::new(of_kinds(
+        &[("split", vec![]), ("work", vec!["split"]), ("sum", vec!["work"])],
+        &[
+            ("split", StepKind::Batchable(BatchConfig { parallelism: 1, ..BatchConfig::default() })),
+            ("work", StepKind::BatchWorker),
+            ("sum", StepKind::DeferredConvergence),
+        ],
+    ));
+    world.fails("split");
+    assert_eq!(by_hand(&mut world, "split", &batches(2)), Outcome::Applied);
+    assert_eq!(world.open(), ["work_001"]);
+    for step in ["work_001", "work_002", "sum"] {
+        world.returns(step, json!(1));
+    }
+    assert_eq!(world.task.state, TaskState::Complete);
 }
