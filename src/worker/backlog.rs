@@ -13,10 +13,16 @@ use crate::ops::metrics::METRICS;
 /// As often as RabbitMQ renews its own statistics.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// Looks at the queues until the worker stops.
+/// Looks at the queues until the worker stops or its broker is closed: also in the middle of a look, as a broker
+/// that went away answers late.
 pub(super) async fn watch(core: SharedCore, broker: Arc<dyn Broker>, namespaces: Vec<String>) {
-    // Also in the middle of a look: a broker that went away answers late.
-    let _ = core.stopping.run_until_cancelled(look_again_and_again(&core, &*broker, namespaces)).await;
+    let mut status = broker.status();
+    let closed = async { drop(status.wait_for(|status| *status == BrokerStatus::Closed).await) };
+    tokio::select! {
+        () = core.stopping.cancelled() => {}
+        () = closed => {}
+        () = look_again_and_again(&core, &*broker, namespaces) => {}
+    }
 }
 
 async fn look_again_and_again(core: &Core, broker: &dyn Broker, namespaces: Vec<String>) {
