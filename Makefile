@@ -80,7 +80,7 @@ chart: ## check the Helm chart, the alerts, the Dockerfile and the Compose file;
 	set -e; tools=$$(scripts/chart-tools); "$$tools/venv/bin/python" helm/tests/check.py "$$tools"
 
 .PHONY: scaling
-scaling: ## scale real workers by KEDA's and the autoscaler's rules, and draw docs/scaling.svg; a minute
+scaling: ## scale real workers by KEDA's and the autoscaler's rules, and draw docs/scaling.svg; two minutes
 	cargo build --quiet
 	set -e; tools=$$(scripts/chart-tools); scripts/with-rabbitmq "$$tools/venv/bin/python" scripts/scaling
 
