@@ -434,7 +434,8 @@ fn a_batch_worker_belongs_to_one_batchable_step() {
 
 /// A person completes the step with this result.
 fn by_hand(world: &mut World, step: &str, result: &Value) -> Outcome {
-    let decision = by_hand::Decision::Complete { result: Json::encode(result).unwrap(), metadata: None };
+    let decision =
+        by_hand::Decision::Complete { result: Json::encode(result).expect("it encodes"), metadata: None };
     let step_uuid = world.task.steps[world.step(step)].uuid;
     let decided =
         ByHand { step_uuid, decision, by: "ada".to_owned(), reason: "the rule was wrong".to_owned() };
