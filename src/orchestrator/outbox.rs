@@ -75,6 +75,7 @@ type Sending = BoxFuture<'static, (Ticket, Result<(), PublishError>)>;
 struct Ticket {
     outbox_id: i64,
     created_at: i64,
+    routing_key: String,
     broadcast: bool,
     body: Bytes,
 }
@@ -99,9 +100,11 @@ pub(super) struct Outbox {
     /// Nothing is sent before.
     paused: Option<Instant>,
     pause: Pause,
-    /// When messages that no queue wanted are tried again.
-    unroutable: Option<Instant>,
-    unroutable_pause: Pause,
+    /// When messages that a queue did not take are tried again. The others go on meanwhile.
+    refused: Option<Instant>,
+    refused_pause: Pause,
+    /// What a queue that exists has refused last.
+    stuck: HashSet<i64>,
 }
 
 impl Outbox {
@@ -136,8 +139,9 @@ impl Outbox {
             cursor: Some(0),
             paused: None,
             pause: Pause::new(Duration::from_millis(100), Duration::from_secs(10)),
-            unroutable: None,
-            unroutable_pause: Pause::new(Duration::from_secs(1), Duration::from_secs(30)),
+            refused: None,
+            stuck: HashSet::new(),
+            refused_pause: Pause::new(Duration::from_secs(1), Duration::from_secs(10)),
         };
         (outbox, Handle { news: news_sender, held }, reports_receiver)
     }
@@ -148,7 +152,8 @@ impl Outbox {
             self.send();
             self.read_more().await;
             self.held.store(self.queue.len(), Ordering::Relaxed);
-            let wake = [self.paused, self.unroutable].into_iter().flatten().min();
+            self.shared.set_outbox_lags(self.cursor.is_some() || !self.stuck.is_empty());
+            let wake = [self.paused, self.refused].into_iter().flatten().min();
             tokio::select! {
                 Some((ticket, outcome)) = self.sending.next() => self.settle(ticket, outcome),
                 news = self.news.recv() => match news {
@@ -165,8 +170,8 @@ impl Outbox {
             }
             let time = Instant::now();
             self.paused = self.paused.filter(|until| *until > time);
-            if self.unroutable.is_some_and(|at| at <= time) {
-                self.unroutable = None;
+            if self.refused.is_some_and(|at| at <= time) {
+                self.refused = None;
                 self.cursor = Some(0);
             }
         }
@@ -186,6 +191,7 @@ impl Outbox {
             let ticket = Ticket {
                 outbox_id: row.outbox_id,
                 created_at: row.created_at,
+                routing_key: row.message.routing_key.clone(),
                 broadcast: row.message.exchange == self.control,
                 body: row.message.body.clone(),
             };
@@ -211,9 +217,6 @@ impl Outbox {
                         if self.busy.insert(outbox_id) {
                             self.enqueue(outbox_id, row);
                         }
-                    }
-                    if self.cursor.is_none() {
-                        self.shared.set_outbox_lags(false);
                     }
                 }
                 Err(error) => self.store_failed(&error),
@@ -250,7 +253,6 @@ impl Outbox {
             }
             News::Overflow => {
                 self.cursor.get_or_insert(0);
-                self.shared.set_outbox_lags(true);
             }
             News::Deleted(outbox_ids) => {
                 for outbox_id in &outbox_ids {
@@ -262,13 +264,13 @@ impl Outbox {
 
     fn again_at_once(&mut self) {
         self.paused = None;
-        self.unroutable = None;
-        self.unroutable_pause.reset();
+        self.refused = None;
+        self.refused_pause.reset();
         self.cursor = Some(0);
     }
 
     fn settle(&mut self, ticket: Ticket, outcome: Result<(), PublishError>) {
-        let Ticket { outbox_id, created_at, broadcast, body } = ticket;
+        let Ticket { outbox_id, created_at, routing_key, broadcast, body } = ticket;
         let report = match outcome {
             Ok(()) => {
                 self.pause.reset();
@@ -278,22 +280,25 @@ impl Outbox {
             // No worker is there to be told.
             Err(PublishError::Unroutable { .. }) if broadcast => Report::Sent(outbox_id),
             Err(PublishError::Invalid(reason)) => Report::Unpublishable { outbox_id, body, reason },
-            Err(error @ PublishError::Unroutable { .. }) => {
+            Err(error @ (PublishError::Unroutable { .. } | PublishError::Refused)) => {
                 self.busy.remove(&outbox_id);
-                if self.unroutable.is_none() {
-                    let pause = self.unroutable_pause.next();
+                if error == PublishError::Refused {
+                    self.stuck.insert(outbox_id);
+                }
+                if self.refused.is_none() {
+                    let pause = self.refused_pause.next();
                     tracing::warn!(
-                        %error, retry_in_ms = pause.as_millis() as u64,
-                        "A request has no queue to go to; it stays in the outbox. Is its namespace declared?."
+                        %error, routing_key, retry_in_ms = pause.as_millis() as u64,
+                        "A message was not taken; it stays in the outbox, and the others go on. Is its queue \
+                         declared, and does it run?"
                     );
-                    self.unroutable = Some(Instant::now() + pause);
+                    self.refused = Some(Instant::now() + pause);
                 }
                 return;
             }
             Err(error) => {
                 self.busy.remove(&outbox_id);
                 self.cursor = Some(0);
-                self.shared.set_outbox_lags(true);
                 if self.paused.is_none() {
                     let pause = self.pause.next();
                     tracing::warn!(
@@ -305,6 +310,9 @@ impl Outbox {
                 return;
             }
         };
+        if self.stuck.remove(&outbox_id) && self.stuck.is_empty() {
+            self.refused_pause.reset();
+        }
         // Without a writer the row stays, and is sent again by the next start.
         let _ = self.reports.send(report);
     }

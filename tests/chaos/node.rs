@@ -1,5 +1,6 @@
 //! A RabbitMQ node of our own, started, stopped and killed by `scripts/rabbitmq-node`.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -75,6 +76,19 @@ impl Node {
 
     pub(crate) fn url(&self) -> String {
         url(self.port)
+    }
+
+    /// The quorum queues that RabbitMQ found without their data when it started last: killed right after declaring
+    /// one, it can keep the name alone.
+    pub(crate) fn broken_queues(&self) -> Answer<BTreeSet<String>> {
+        let mut log = String::new();
+        for file in std::fs::read_dir(self.directory.join("log"))? {
+            log += &String::from_utf8_lossy(&std::fs::read(file?.path())?);
+        }
+        let last_start = log.rfind("Starting RabbitMQ").unwrap_or_default();
+        let lines = log[last_start..].lines().filter(|line| line.contains("could not be restarted"));
+        let names = lines.filter_map(|line| line.split_once("'%2F_")?.1.split('\'').next());
+        Ok(names.map(str::to_owned).collect())
     }
 
     /// Deletes a queue with everything in it, under its consumers.

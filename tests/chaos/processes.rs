@@ -78,6 +78,7 @@ pub(crate) async fn run(run: &Run, directory: &Path, report: &mut Report) -> Ans
     let mut submitted = 0;
     let mut suffered = Vec::new();
     let mut pause = 200..2_000;
+    let mut mended = 0;
     for (done, fault) in faults.iter().enumerate() {
         // Half of this round's tasks before the pause and half right before the fault, so that faults meet tasks at
         // every stage, and find work whenever they are over.
@@ -92,6 +93,9 @@ pub(crate) async fn run(run: &Run, directory: &Path, report: &mut Report) -> Ans
         let begin = store::now();
         scene.suffer(*fault, &mut random).await?;
         suffered.push((*fault, begin, store::now()));
+        if fault.ends_the_broker() {
+            mended += scene.mend().await?;
+        }
         // The broker's return is not overtaken by the next fault before it can be judged.
         pause = if fault.ends_the_broker() { 2_500..4_000 } else { 200..2_000 };
     }
@@ -129,6 +133,7 @@ pub(crate) async fn run(run: &Run, directory: &Path, report: &mut Report) -> Ans
     } else {
         report.figure("broker back, until the next step starts, at most", slowest, "ms");
     }
+    report.figure("queues that the killed broker had lost, deleted and declared by hand", mended, "");
     report.figure("total time", took.as_secs(), "s");
     Ok(())
 }
@@ -152,6 +157,18 @@ impl Scene {
         let orchestrator = site.orchestrator()?;
         let workers = vec![site.worker("worker-0")?, site.worker("worker-1")?];
         Ok(Self { site, orchestrator, workers, proxy, node })
+    }
+
+    /// What an operator does whose broker has kept no more than the name of a queue. Tells how often it was needed.
+    async fn mend(&self) -> Answer<usize> {
+        let broken = self.node.broken_queues()?;
+        for queue in &broken {
+            self.node.delete_queue(queue).await?;
+        }
+        if !broken.is_empty() {
+            self.site.declare()?;
+        }
+        Ok(broken.len())
     }
 
     /// One fault, to its end: what was killed has been started again, what was cut or deleted may come back.

@@ -61,6 +61,14 @@ impl Site {
         self.start("worker", name)
     }
 
+    /// `topology declare`, as the operator runs it.
+    pub(crate) fn declare(&self) -> Answer {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tasker-worker-rust"));
+        command.args(["topology", "declare"]).current_dir(&self.directory).stdout(Stdio::null());
+        let status = command.envs(self.environment.iter().map(|(name, value)| (name, value))).status()?;
+        if status.success() { Ok(()) } else { Err(format!("topology declare: {status}").into()) }
+    }
+
     fn start(&self, command: &str, name: &str) -> Answer<Process> {
         let log = self.directory.join(format!("{name}.log"));
         let mut process = Command::new(env!("CARGO_BIN_EXE_tasker-worker-rust"));

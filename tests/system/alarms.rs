@@ -1,65 +1,17 @@
 //! A RabbitMQ short of memory, on a node of the test's own: an alarm stops everybody's publishing.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tasker_worker_rust::message::StepExecutionRequest;
 use uuid::Uuid;
 
+use crate::node::Node;
 use crate::program::{Program, get};
 use crate::support::{DEADLINE, Desk, Kind, settings};
 
 const NAMESPACE: &str = "linear_workflow";
-
-/// A private RabbitMQ; gone when its input ends.
-struct Node {
-    child: Child,
-    directory: tempfile::TempDir,
-    url: String,
-}
-
-impl Node {
-    fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let mut child = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/with-rabbitmq"))
-            .args(["bash", "-c", "echo $RABBITMQ_URL; exec cat"])
-            .env_remove("RABBITMQ_URL")
-            .env("TMPDIR", directory.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut url = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut url).unwrap();
-        assert!(!url.is_empty(), "no private RabbitMQ: see what scripts/with-rabbitmq said");
-        Self { child, directory, url: url.trim().to_owned() }
-    }
-
-    /// The lowest memory limit raises an alarm at once, the default clears it.
-    fn limit_memory(&self, share_of_memory: &str) {
-        let mut folders = self.directory.path().read_dir().unwrap().map(|entry| entry.unwrap());
-        let data = folders.find(|folder| folder.file_name().to_string_lossy().starts_with("with-rabbitmq"));
-        let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/rabbitmq-node"))
-            .arg("ctl")
-            .arg(data.expect("with-rabbitmq keeps its node there").path())
-            .args(["set_vm_memory_high_watermark", share_of_memory])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        // It may have failed by itself.
-        let _ = self.child.wait();
-    }
-}
 
 /// Asks until the answer is as wanted.
 fn until(address: &str, path: &str, wanted: impl Fn(u16, &str) -> bool) -> String {
@@ -91,7 +43,8 @@ async fn while_the_broker_is_short_of_memory_the_worker_waits_and_then_loses_and
         desk.send(&request).await;
         asked.insert(request.step_uuid);
     }
-    node.limit_memory("0.00001");
+    // Below what any node needs: an alarm at once. The default clears it.
+    node.ctl(&["set_vm_memory_high_watermark", "0.00001"]);
 
     let program = Program::new()
         .broker(&config)
@@ -110,7 +63,7 @@ async fn while_the_broker_is_short_of_memory_the_worker_waits_and_then_loses_and
     let queue = desk.names.step_queue(NAMESPACE);
     assert_eq!(desk.broker.depth(&queue).await, Ok(Some(8)), "two are held, and no more taken in");
 
-    node.limit_memory("0.4");
+    node.ctl(&["set_vm_memory_high_watermark", "0.4"]);
     worker.says("takes messages again");
     until(&address, "/health/ready", |status, _| status == 200);
     let mut answered = BTreeSet::new();

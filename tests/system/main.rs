@@ -3,9 +3,11 @@
 
 mod alarms;
 mod backlog;
+mod broken_queue;
 mod dead_letters;
 mod layout;
 mod ledger;
+mod node;
 mod pause;
 mod program;
 #[path = "../support/proxy.rs"]

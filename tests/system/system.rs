@@ -1,12 +1,12 @@
 //! The whole product in one process: broker, orchestrator with its API, worker with the example workflows.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
 use tasker_worker_rust::api::{StepResponse, TaskRequest, TaskResponse};
-use tasker_worker_rust::broker::Broker;
 use tasker_worker_rust::broker::topology::Topology;
+use tasker_worker_rust::broker::{Broker, ConsumerState};
 use tasker_worker_rust::catalog::Catalog;
 use tasker_worker_rust::client::{Client, Submitted};
 use tasker_worker_rust::ops::http::{Server, serve};
@@ -32,15 +32,23 @@ pub(crate) struct System {
 impl System {
     /// With the example workflows.
     pub(crate) async fn open(kind: Kind) -> Self {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/workflows");
-        let catalog = Catalog::load(&directory, None).expect("our own templates are right");
+        let catalog = Catalog::load(&templates(), None).expect("our own templates are right");
         Self::open_with(kind, catalog, workflows::all()).await
     }
 
     /// With these templates and handlers.
     pub(crate) async fn open_with(kind: Kind, catalog: Catalog, handlers: Vec<Namespace>) -> Self {
+        Self::start(settings(kind), kind, catalog, handlers).await
+    }
+
+    /// With the example workflows, on the RabbitMQ of these settings.
+    pub(crate) async fn on(config: Config) -> Self {
+        let catalog = Catalog::load(&templates(), None).expect("our own templates are right");
+        Self::start(config, Kind::RabbitMq, catalog, workflows::all()).await
+    }
+
+    async fn start(mut config: Config, kind: Kind, catalog: Catalog, handlers: Vec<Namespace>) -> Self {
         let store = tempfile::tempdir().unwrap();
-        let mut config = settings(kind);
         config.orchestrator.database_url = format!("sqlite:{}", store.path().join("store.sqlite").display());
         let broker = connect(kind, &config).await;
         let (orchestrator, server, client) = orchestrate(&config, &broker, &catalog).await;
@@ -109,8 +117,24 @@ impl System {
         step.output().expect("the step has succeeded").parse().expect("an output is JSON")
     }
 
+    /// Declares what is missing, as `topology declare` does.
+    pub(crate) async fn declare(&self) {
+        self.broker.declare(&self.topology()).await.expect("nothing is in the way");
+    }
+
+    fn topology(&self) -> Topology {
+        let kind = self.config.broker.queue_kind;
+        Topology::new(&self.config.names(), &self.config.ladder(), kind, self.catalog.namespaces())
+    }
+
+    /// What readiness says of a namespace's consumer.
+    pub(crate) fn consumer(&self, namespace: &str) -> ConsumerState {
+        self.worker.as_ref().expect("the worker runs").health().consumers[namespace].borrow().clone()
+    }
+
     /// Ends everything, and removes what it made on a shared broker.
     pub(crate) async fn close(mut self) {
+        let topology = self.topology();
         if let Some(worker) = self.worker.take() {
             within(worker.shutdown()).await;
         }
@@ -118,11 +142,13 @@ impl System {
         within(self.orchestrator.shutdown()).await;
         self.broker.close().await;
         if self.kind == Kind::RabbitMq {
-            let names = self.config.names();
-            let kind = self.config.broker.queue_kind;
-            delete(&Topology::new(&names, &self.config.ladder(), kind, self.catalog.namespaces())).await;
+            delete(&topology).await;
         }
     }
+}
+
+fn templates() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("config/workflows")
 }
 
 async fn orchestrate(

@@ -11,11 +11,14 @@ use tracing::{info, warn};
 use super::Shared;
 use super::declare;
 use super::deliveries::{Deliveries, End};
-use super::failure::{Failure, LEASE_EXCEEDED};
+use super::failure::{Failure, INTERNAL_ERROR, LEASE_EXCEEDED};
 use super::link::{Link, LinkState};
 use super::reconnect::{Tries, Trouble};
 use crate::broker::{ConsumerState, Delivery, Source};
 use crate::ops::metrics::METRICS;
+
+/// Connections that may be lost while subscribing before that is taken for the queue's fault, and tried less often.
+const SUSPECT_AFTER: u32 = 3;
 
 pub(super) struct Supervisor {
     pub(super) shared: Arc<Shared>,
@@ -34,6 +37,7 @@ impl Supervisor {
     pub(super) async fn run(mut self) {
         let mut spent = 0;
         let mut tries = Tries::new();
+        let mut suspected = 0;
         loop {
             let opened = tokio::select! {
                 () = stop(&self.cancel, &self.shared.closing) => break,
@@ -45,6 +49,7 @@ impl Supervisor {
                     info!(source = name(&self.source), "Consuming");
                     self.state.send_replace(ConsumerState::Consuming);
                     tries.worked();
+                    suspected = 0;
                     match self.forward(channel).await {
                         End::Broken(failure) => (failure, connection, true),
                         End::Closed => break,
@@ -58,7 +63,8 @@ impl Supervisor {
                     }
                 }
             };
-            if failure.connection_lost {
+            let broke_it = !worked && failure.cause == INTERNAL_ERROR;
+            if failure.connection_lost && !broke_it {
                 // The connection's keeper says so, and pauses.
                 self.state.send_replace(ConsumerState::Connecting(failure.text));
                 spent = connection;
@@ -78,7 +84,15 @@ impl Supervisor {
             self.state.send_replace(ConsumerState::Connecting(text));
             // What ended a consumer that worked, such as a delivery held for too long, does not keep the
             // next one from working.
-            let passes = worked || failure.trouble == Trouble::Outage || self.restore(&failure).await;
+            let passes = if broke_it {
+                // Whoever was subscribing at that moment is suspected. The pauses part the innocent from the one
+                // whose every try costs all of them their connection.
+                spent = connection;
+                suspected += 1;
+                suspected < SUSPECT_AFTER
+            } else {
+                worked || failure.trouble == Trouble::Outage || self.restore(&failure).await
+            };
             let pause = tries.pause(if passes { Trouble::Outage } else { Trouble::Refusal });
             tokio::select! {
                 () = stop(&self.cancel, &self.shared.closing) => break,
@@ -151,6 +165,10 @@ fn explain(source: &Source, failure: &Failure) -> String {
     let way_out = match failure.cause {
         "not_found" if failure.trouble == Trouble::Refusal => "; it has to be declared",
         "access_refused" => "; grant this user the read permission on it",
+        INTERNAL_ERROR => {
+            "; the broker's log says why. If the queue has lost its data, delete it and declare it again with \
+             `tasker-worker-rust topology declare`: what was in it is sent again"
+        }
         LEASE_EXCEEDED | "consumer_cancelled" => {
             "; where a step held its delivery for too long it runs again: lower its timeout_seconds, or raise \
              the broker's consumer_timeout and broker.consumer_timeout_seconds"

@@ -16,6 +16,9 @@ const REFUSALS: [u16; 4] = [403, 404, 406, 530];
 /// The broker took a channel's deliveries back because one was held for too long.
 pub(super) const LEASE_EXCEEDED: &str = "lease_exceeded";
 
+/// The broker failed at what it was asked, and closed the connection for it.
+pub(super) const INTERNAL_ERROR: &str = "internal_error";
+
 /// Why a connection or a channel could not be opened, or ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
@@ -149,6 +152,7 @@ fn code_name(code: u16) -> &'static str {
         405 => "resource_locked",
         406 => "precondition_failed",
         530 => "not_allowed",
+        541 => INTERNAL_ERROR,
         _ => "protocol",
     }
 }
