@@ -58,6 +58,10 @@ soak: ## a million steps and 500 reconnects through RabbitMQ; fails when the wor
 	SOAK_STEPS=$${SOAK_STEPS:-1000000} SOAK_RECONNECTS=$${SOAK_RECONNECTS:-500} \
 		scripts/with-rabbitmq cargo test --release --test fuzz -- --nocapture soak
 
+.PHONY: scale
+scale: ## a chain of 1,000 steps, a fan-out of 10,000 and 10,000 batches on both brokers, with figures
+	SCALE=full scripts/with-rabbitmq cargo test --test system -- --nocapture --test-threads=1 scale
+
 .PHONY: simulate
 simulate: ## run worker and orchestrator through 10,000 seeded schedules of faults
 	SIMULATION_SEEDS=10000 cargo test --test simulation

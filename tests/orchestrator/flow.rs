@@ -57,9 +57,12 @@ async fn a_linear_task_runs_step_by_step_to_its_end() {
     let steps = texts(
         &orchestrator,
         "SELECT name || ' ' || state || ' ' || attempts || ' ' || output || ' ' || (due_at IS NULL) \
-         || ' ' || (result LIKE '%\"data\":null%') FROM steps ORDER BY position",
+         FROM steps ORDER BY position",
     );
-    assert_eq!(steps.await, ["a complete 1 \"a\" 1 1", "b complete 1 \"b\" 1 1", "c complete 1 \"c\" 1 1"]);
+    assert_eq!(steps.await, ["a complete 1 \"a\" 1", "b complete 1 \"b\" 1", "c complete 1 \"c\" 1"]);
+    let records =
+        texts(&orchestrator, "SELECT to_state FROM transitions WHERE result LIKE '%\"data\":null%'");
+    assert_eq!(records.await, ["complete"; 3]);
     until("an empty outbox", async || texts(&orchestrator, "SELECT 'row' FROM outbox").await.is_empty())
         .await;
 }
@@ -118,6 +121,14 @@ async fn a_retried_step_waits_in_the_broker_and_then_completes() {
          || ' ' || (error IS NULL) FROM steps WHERE name = 'b'",
     );
     assert_eq!(step.await, ["3 1 1 1"]);
+    let records = texts(
+        &orchestrator,
+        "SELECT json_extract(result, '$.attempt') || ' ' || json_extract(result, '$.success') || ' ' || \
+         COALESCE(json_extract(result, '$.error.message'), '') FROM transitions \
+         WHERE step_uuid IN (SELECT step_uuid FROM steps WHERE name = 'b') AND result IS NOT NULL \
+         ORDER BY transition_id",
+    );
+    assert_eq!(records.await, ["1 0 busy", "2 0 busy", "3 1 "]);
 }
 
 #[tokio::test]
