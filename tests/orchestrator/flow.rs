@@ -7,12 +7,14 @@ use serde_json::json;
 use tasker_worker_rust::broker::memory::MemoryBroker;
 use tasker_worker_rust::broker::topology::{Names, result_key};
 use tasker_worker_rust::broker::{Broker, ConsumerState, Message, Properties, Source};
+use tasker_worker_rust::catalog::Catalog;
 use tasker_worker_rust::message::{ControlMessage, StepExecutionRequest};
 use tasker_worker_rust::orchestrator::task::TaskState;
-use tasker_worker_rust::orchestrator::{CancelError, SubmitError};
+use tasker_worker_rust::orchestrator::{CancelError, Orchestrator, SubmitError};
 
 use crate::support::{
-    Answer, Toy, config, finished, linear, publish_answer, start, task, template, texts, until, within,
+    Answer, Toy, config, finished, linear, publish_answer, sqlite, start, task, template, texts, until,
+    within,
 };
 
 fn inputs(request: &StepExecutionRequest) -> Vec<(String, String)> {
@@ -286,6 +288,45 @@ async fn what_cannot_be_a_task_is_refused_with_the_reason() {
         within("an answer", orchestrator.finished(uuid::Uuid::new_v4())).await.expect("readable"),
         None
     );
+}
+
+#[tokio::test]
+async fn a_task_keeps_the_template_it_started_with_whatever_becomes_of_the_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("order.yaml");
+    let of_last_step = |last: &str| {
+        let text = "name: order\nnamespace: shop\nversion: 1.0.0\nsteps:\n  - {name: a}\n";
+        std::fs::write(&file, format!("{text}  - {{name: {last}, dependencies: [a]}}\n")).expect("a file");
+    };
+    of_last_step("b");
+    let catalog = Catalog::load(directory.path(), None).expect("a good file");
+    let settings = config(&sqlite(directory.path()));
+    let broker = MemoryBroker::new();
+    let begin = async || Orchestrator::start(&settings, broker.connect(), catalog.clone()).await;
+    let orchestrator = begin().await.expect("the store opens");
+    let toy = Toy::start(&broker, 1, |_| Answer::Silence);
+    let old = orchestrator.submit(task(json!(1))).await.expect("a new task");
+    of_last_step("c");
+    catalog.reload();
+    let new = orchestrator.submit(task(json!(2))).await.expect("a new task");
+    std::fs::write(&file, "steps: {").expect("a file");
+    catalog.reload();
+    let newest = orchestrator.submit(task(json!(3))).await.expect("the last good file counts");
+    toy.has_run(3).await;
+    let first_steps = toy.ran();
+    orchestrator.shutdown().await;
+    drop(toy);
+
+    let orchestrator = begin().await.expect("the store opens");
+    let toy = Toy::succeeding(&broker);
+    for request in &first_steps {
+        publish_answer(&*broker, request, &Answer::Succeed(json!("a"))).await;
+    }
+    for (task_uuid, last) in [(old, "b"), (new, "c"), (newest, "c")] {
+        assert_eq!(finished(&orchestrator, task_uuid).await, TaskState::Complete);
+        let ran = toy.ran().into_iter().find(|request| request.task_uuid == task_uuid);
+        assert_eq!(ran.map(|request| request.step_name), Some(last.to_owned()));
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use tasker_worker_rust::orchestrator::Orchestrator;
 use crate::support::{Toy, config, start, task, template, texts, until};
 
 /// More than the outbox keeps in memory.
-const MANY: usize = 5_000;
+const MANY: usize = 4_700;
 
 async fn submit(orchestrator: &Orchestrator, numbers: std::ops::Range<usize>, priority: i32) {
     let submit = |number| {

@@ -190,8 +190,8 @@ fn the_files_have_every_field_of_their_formats() {
 #[test]
 fn what_has_no_effect_is_told_with_its_reason_and_nothing_else_is_told() {
     for ((format, text), (count, some)) in FILES.iter().zip([
-        (23, "line 12: handler_config has no effect: "),
-        (13, "step \"split\", batch_config: checkpoint_interval has no effect: a batch is not resumed half-way"),
+        (27, "line 11: handler_config has no effect: "),
+        (14, "step \"split\", batch_config: checkpoint_interval has no effect: a batch is not resumed half-way"),
         (5, "step \"read\": publishes_events has no effect: "),
         (0, ""),
     ]) {
