@@ -377,25 +377,6 @@ impl Turn<'_> {
         Outcome::Applied
     }
 
-    fn overdue(&mut self, step_name: &str, step_uuid: Uuid) -> Outcome {
-        let Some(step) = self.task.find(step_name, step_uuid) else { return Outcome::Unknown };
-        let run = &self.task.steps[step];
-        if run.due_at.is_none_or(|due_at| due_at > self.timing.now) {
-            return Outcome::Stale;
-        }
-        if run.sent_again >= self.timing.resends {
-            self.unanswered(step);
-            return Outcome::Applied;
-        }
-        if run.state == StepState::WaitingForRetry {
-            let attempt = Some(run.attempts + 1);
-            let reason = Some("the retry was overdue, and was sent again".to_owned());
-            self.change(step, StepState::Enqueued, Note { attempt, reason, ..Note::default() });
-        }
-        self.send(step, true);
-        Outcome::Applied
-    }
-
     /// What an answer about `attempt` is if the step no longer waits for it.
     fn too_late(&self, step: usize, attempt: u32) -> Option<Outcome> {
         let run = &self.task.steps[step];

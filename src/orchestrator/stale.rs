@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::json;
+use uuid::Uuid;
 
 use super::advance::{Effect, Note, Outcome, Turn};
 use super::record;
@@ -112,8 +113,28 @@ impl Turn<'_> {
         Outcome::Applied
     }
 
+    /// Has a request that is overdue sent again, or gives its step up.
+    pub(super) fn overdue(&mut self, step_name: &str, step_uuid: Uuid) -> Outcome {
+        let Some(step) = self.task.find(step_name, step_uuid) else { return Outcome::Unknown };
+        let run = &self.task.steps[step];
+        if run.due_at.is_none_or(|due_at| due_at > self.timing.now) {
+            return Outcome::Stale;
+        }
+        if run.sent_again >= self.timing.resends {
+            self.unanswered(step);
+            return Outcome::Applied;
+        }
+        if run.state == StepState::WaitingForRetry {
+            let attempt = Some(run.attempts + 1);
+            let reason = Some("the retry was overdue, and was sent again".to_owned());
+            self.change(step, StepState::Enqueued, Note { attempt, reason, ..Note::default() });
+        }
+        self.send(step, true);
+        Outcome::Applied
+    }
+
     /// Parks the request of a step whose answer has been overdue too often.
-    pub(super) fn unanswered(&mut self, step: usize) {
+    fn unanswered(&mut self, step: usize) {
         let run = &self.task.steps[step];
         let (attempt, sent_again) = (run.attempts + 1, run.sent_again);
         let name = self.task.plan.step(step).name.clone();
