@@ -43,10 +43,11 @@ broker: ## start RabbitMQ alone with Docker Compose, and print how to reach it
 	scripts/compose-ready rabbitmq
 	@echo "export RABBITMQ_URL=amqp://tasker:$$(cat .secrets/rabbitmq_password)@127.0.0.1:$${RABBITMQ_PORT:-5672}/%2f"
 
+# Tests wait for brokers and timers more than they compute: more of them at a time than there are cores.
 .PHONY: test
 test: ## run every test, the RabbitMQ ones too (starts a private broker if RABBITMQ_URL is unset)
 	cargo build --tests --examples
-	scripts/with-rabbitmq cargo test
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} scripts/with-rabbitmq cargo test
 
 .PHONY: fuzz
 fuzz: ## a million mutated inputs to every decoder, and a million through a running worker
