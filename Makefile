@@ -43,10 +43,11 @@ broker: ## start RabbitMQ alone with Docker Compose, and print how to reach it
 	scripts/compose-ready rabbitmq
 	@echo "export RABBITMQ_URL=amqp://tasker:$$(cat .secrets/rabbitmq_password)@127.0.0.1:$${RABBITMQ_PORT:-5672}/%2f"
 
+# Tests wait for brokers and timers more than they compute: more of them at a time than there are cores.
 .PHONY: test
 test: ## run every test, the RabbitMQ ones too (starts a private broker if RABBITMQ_URL is unset)
 	cargo build --tests --examples
-	scripts/with-rabbitmq cargo test
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} scripts/with-rabbitmq cargo test
 
 .PHONY: fuzz
 fuzz: ## a million mutated inputs to every decoder, and a million through a running worker
@@ -57,6 +58,10 @@ fuzz: ## a million mutated inputs to every decoder, and a million through a runn
 soak: ## a million steps and 500 reconnects through RabbitMQ; fails when the worker's memory grows
 	SOAK_STEPS=$${SOAK_STEPS:-1000000} SOAK_RECONNECTS=$${SOAK_RECONNECTS:-500} \
 		scripts/with-rabbitmq cargo test --release --test fuzz -- --nocapture soak
+
+.PHONY: scale
+scale: ## a chain of 1,000 steps, a fan-out of 10,000 and 10,000 batches on both brokers, with figures
+	SCALE=full scripts/with-rabbitmq cargo test --test system -- --nocapture --test-threads=1 scale
 
 .PHONY: simulate
 simulate: ## run worker and orchestrator through 10,000 seeded schedules of faults

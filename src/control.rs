@@ -14,6 +14,14 @@ pub enum ControlMessage {
         /// The cancelled task.
         task_uuid: Uuid,
     },
+    /// Stop what runs of a step; its answer counts no more. Of its task, other steps may be requested yet.
+    StopStep {
+        /// The step.
+        step_uuid: Uuid,
+        /// How often it had been replayed: what runs of it since a later replay goes on.
+        #[serde(default)]
+        replays: u32,
+    },
     /// Take no more requests of a namespace until it is resumed.
     PauseNamespace {
         /// The namespace.
@@ -29,6 +37,16 @@ pub enum ControlMessage {
 }
 
 impl ControlMessage {
+    /// What the message says it is.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::CancelTask { .. } => "control.cancel_task",
+            Self::StopStep { .. } => "control.stop_step",
+            Self::PauseNamespace { .. } => "control.pause_namespace",
+            Self::ResumeNamespace { .. } => "control.resume_namespace",
+        }
+    }
+
     /// Reads a control message.
     ///
     /// # Errors

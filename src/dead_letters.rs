@@ -19,6 +19,9 @@ use crate::broker::{
 use crate::client::Client;
 use crate::message::{ErrorType, StepExecutionError, StepExecutionRequest, header, replayed_message_id};
 
+/// The broker's word for a request that it handed out as often as it may.
+pub(crate) const DELIVERY_LIMIT: &str = "delivery_limit";
+
 /// The letters of one queue that are held at a time: all of them have to fit into memory.
 pub const AT_ONCE: u16 = 10_000;
 
@@ -327,7 +330,7 @@ pub(crate) fn death(headers: &Headers) -> (String, StepExecutionError) {
         .unwrap_or("unknown");
     let message = match reason {
         "rejected" => "a worker refused the request as unusable".to_owned(),
-        "delivery_limit" => {
+        DELIVERY_LIMIT => {
             "the request was handed out again too often: its workers kept dying or losing their connection"
                 .to_owned()
         }

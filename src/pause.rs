@@ -83,14 +83,9 @@ async fn publish(
     routing_key: String,
     order: &ControlMessage,
 ) -> Result<(), PublishError> {
-    let kind = match order {
-        ControlMessage::CancelTask { .. } => "control.cancel_task",
-        ControlMessage::PauseNamespace { .. } => "control.pause_namespace",
-        ControlMessage::ResumeNamespace { .. } => "control.resume_namespace",
-    };
     let properties = Properties {
         message_id: Some(Uuid::new_v4().to_string()),
-        kind: Some(kind.to_owned()),
+        kind: Some(order.kind().to_owned()),
         ..Properties::default()
     };
     let message = Message { exchange, routing_key, body: Bytes::from(encode(order)), properties };

@@ -240,9 +240,13 @@ pub struct Pagination {
     pub page: u32,
     /// How many entries a page has.
     pub per_page: u32,
-    /// Entries on all pages.
+    /// Entries on all pages; of more than 100,000, this many.
     pub total_count: i64,
-    /// How many pages there are.
+    /// Whether there are more than that; left out where there are not. Ours: the public API counts them all, however
+    /// long it takes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub total_is_more: bool,
+    /// How many pages these entries fill.
     pub total_pages: u32,
     /// Whether there are later pages.
     pub has_next: bool,
@@ -251,11 +255,14 @@ pub struct Pagination {
 }
 
 impl Pagination {
-    /// Of `page`, when there are `total_count` entries.
-    pub fn new(page: u32, per_page: u32, total_count: i64) -> Self {
+    /// Entries are counted up to here: a list of all tasks there ever were must not read them all.
+    pub const COUNTED: i64 = 100_000;
+
+    /// Of `page`, when there are `total_count` entries as far as they were counted.
+    pub fn new(page: u32, per_page: u32, total_count: i64, has_next: bool) -> Self {
+        let (total_count, total_is_more) = (total_count.min(Self::COUNTED), total_count > Self::COUNTED);
         let total_pages = u64::try_from(total_count).unwrap_or(0).div_ceil(u64::from(per_page.max(1)));
         let total_pages = u32::try_from(total_pages).unwrap_or(u32::MAX);
-        let (has_next, has_previous) = (page < total_pages, page > 1);
-        Self { page, per_page, total_count, total_pages, has_next, has_previous }
+        Self { page, per_page, total_count, total_is_more, total_pages, has_next, has_previous: page > 1 }
     }
 }

@@ -29,15 +29,10 @@ struct Showcase {
 
 fn showcases() -> Vec<Showcase> {
     let order = |token: &str| {
-        json!({
-            "customer": { "id": 7, "name": "Ada", "email": "ada@example.com" },
-            "items": [
-                { "sku": "WIDGET-001", "quantity": 2, "price": 29.99 },
-                { "sku": "GADGET-002", "quantity": 1, "price": 149.99 },
-            ],
-            "payment": { "method": "credit_card", "token": token },
-            "shipping": { "method": "standard", "address": { "street": "1 Main St", "city": "London" } },
-        })
+        let mut order: Value = serde_json::from_str(include_str!("../../config/samples/order.json"))
+            .expect("the sample is JSON");
+        order["payment"]["token"] = token.into();
+        order
     };
     vec![
         Showcase {

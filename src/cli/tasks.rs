@@ -1,7 +1,7 @@
 //! `submit`, `status`, `cancel`: tasks, through the orchestrator's API.
 
 use std::collections::HashMap;
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
@@ -15,6 +15,9 @@ use uuid::Uuid;
 
 use super::output::{self, Table, brief, took};
 use super::{Answer, Api, Output};
+
+/// How often progress is shown. The end is seen at once.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 /// More steps than this share one progress bar.
 const BARS: usize = 30;
@@ -144,9 +147,13 @@ impl Cancel {
 /// Shows a task's progress until it ends or the time is up, then what came of it.
 async fn follow(client: &Client, task_uuid: Uuid, limit: Duration, output: Output) -> Result<Answer, Error> {
     let deadline = Instant::now() + limit;
+    // What nobody watches is waited for in one go.
+    let look = if std::io::stderr().is_terminal() { BETWEEN_LOOKS } else { limit };
     let mut progress = Progress::new();
+    progress.show(&client.task(task_uuid).await?);
     loop {
-        let task = client.task(task_uuid).await?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        let task = client.wait(task_uuid, left.min(look)).await?;
         progress.show(&task);
         let finished = task.is_finished();
         if finished || Instant::now() >= deadline {
@@ -158,7 +165,6 @@ async fn follow(client: &Client, task_uuid: Uuid, limit: Duration, output: Outpu
                 _ => Answer::NotYet,
             });
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -28,6 +28,9 @@ pub(super) enum Command {
         format: Format,
     },
     /// Write a template of any accepted format in the current one; what has no effect is told on stderr.
+    ///
+    /// Of its comments those at the head of the file are kept, and no others. `${VAR}` stays as it stands in texts; where
+    /// a number is wanted, put the number there first.
     Convert {
         /// The YAML file.
         file: PathBuf,

@@ -99,7 +99,8 @@ metrics! {
     outbox_depth: IntGauge = "tasker_orchestrator_outbox_depth",
     /// Requests published again because their answer was overdue.
     overdue: IntCounter = "tasker_orchestrator_overdue_total",
-    /// Tasks recorded for somebody to look at, by why (staleness_timeout, worker_unavailable, manual_dlq).
+    /// Tasks recorded for somebody to look at, by why (staleness_timeout, worker_unavailable,
+    /// max_retries_exceeded, manual_dlq).
     findings: IntCounterVec = "tasker_orchestrator_findings_total" ["reason"],
     /// Failed operations on the store.
     store_errors: IntCounter = "tasker_orchestrator_store_errors_total",

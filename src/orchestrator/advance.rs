@@ -6,11 +6,14 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::by_hand::ByHand;
-use super::stale::Finding;
+use super::record;
+use super::stale::{Finding, MAX_RETRIES_EXCEEDED, WORKER_UNAVAILABLE};
 use super::task::{StepState, Task, TaskState, lets_go};
+use crate::dead_letters::DELIVERY_LIMIT;
 use crate::message::{
     ErrorType, Json, ResultStatus, StepExecutionError, StepExecutionRequest, StepExecutionResult,
 };
+use crate::outcome::DeadReason;
 
 /// Something heard about a task.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,6 +125,11 @@ pub enum Effect {
     },
     /// Tell all workers that the task is cancelled.
     BroadcastCancel,
+    /// Tell all workers to stop what they run of a step, whose answer counts no more.
+    Stop {
+        /// The step's place.
+        step: usize,
+    },
     /// Put a step's request where dead letters are parked, for replay.
     Park {
         /// The step's place.
@@ -229,7 +237,13 @@ impl Turn<'_> {
             return Outcome::Refused;
         }
         if let Some(refused) = self.refused(step, result) {
-            return self.result(&refused);
+            let outcome = self.result(&refused);
+            if outcome == Outcome::Applied {
+                // The worker knows of no failure, so it has parked nothing.
+                let reason = DeadReason::PermanentError.as_str();
+                self.effects.push(Effect::Park { step, attempt: result.attempt, reason });
+            }
+            return outcome;
         }
         let to = match result.status {
             ResultStatus::Completed if result.success => StepState::Complete,
@@ -255,17 +269,22 @@ impl Turn<'_> {
         } else {
             run.last_failure_at = Some(now);
         }
-        self.change(
-            step,
-            to,
-            Note {
-                attempt: Some(result.attempt),
-                reason: result.error.as_ref().map(|error| error.message.clone()),
-                worker_id: Some(result.metadata.worker_id.clone()).filter(|id| !id.is_empty()),
-                duration_ms: Some(result.duration_ms),
-                result: Some(without_data(result)),
-            },
-        );
+        let note = Note {
+            attempt: Some(result.attempt),
+            reason: result.error.as_ref().map(|error| error.message.clone()),
+            worker_id: Some(result.metadata.worker_id.clone()).filter(|id| !id.is_empty()),
+            duration_ms: Some(result.duration_ms),
+            result: Some(record::of_result(result)),
+        };
+        if to == StepState::Error {
+            let definition = self.task.plan.step(step);
+            let retryable =
+                definition.retry.retryable && result.error.as_ref().is_some_and(|error| error.retryable);
+            let spent = retryable && result.attempt >= definition.max_attempts;
+            self.fail(step, note, spent.then_some(MAX_RETRIES_EXCEEDED));
+        } else {
+            self.change(step, to, note);
+        }
         Outcome::Applied
     }
 
@@ -309,11 +328,9 @@ impl Turn<'_> {
         run.last_failure_at = run.last_attempted_at;
         run.error = request.previous_error.clone();
         let reason = run.error.as_ref().map(|error| error.message.clone());
-        self.change(
-            step,
-            StepState::WaitingForRetry,
-            Note { attempt: Some(failed), reason, ..Note::default() },
-        );
+        let result = Some(record::of_failure(self.task, step));
+        let note = Note { attempt: Some(failed), reason, result, ..Note::default() };
+        self.change(step, StepState::WaitingForRetry, note);
         let run = &mut self.task.steps[step];
         run.next_retry_at = Some(not_before);
         run.due_at = Some(due_at);
@@ -332,8 +349,14 @@ impl Turn<'_> {
         run.last_failure_at = Some(self.timing.now);
         run.completed_at = Some(self.timing.now);
         let reason = format!("dead letter ({}): {}", letter.reason, letter.error.message);
-        let note = Note { attempt: Some(letter.attempt), reason: Some(reason), ..Note::default() };
-        self.change(step, StepState::Error, note);
+        let result = Some(record::of_failure(self.task, step));
+        let note = Note { attempt: Some(letter.attempt), reason: Some(reason), result, ..Note::default() };
+        let finding = match letter.reason.as_str() {
+            DELIVERY_LIMIT => Some(WORKER_UNAVAILABLE),
+            reason if reason == DeadReason::RetriesExhausted.as_str() => Some(MAX_RETRIES_EXCEEDED),
+            _ => None,
+        };
+        self.fail(step, note, finding);
         Outcome::Applied
     }
 
@@ -351,25 +374,6 @@ impl Turn<'_> {
             }
         }
         self.effects.push(Effect::BroadcastCancel);
-        Outcome::Applied
-    }
-
-    fn overdue(&mut self, step_name: &str, step_uuid: Uuid) -> Outcome {
-        let Some(step) = self.task.find(step_name, step_uuid) else { return Outcome::Unknown };
-        let run = &self.task.steps[step];
-        if run.due_at.is_none_or(|due_at| due_at > self.timing.now) {
-            return Outcome::Stale;
-        }
-        if run.sent_again >= self.timing.resends {
-            self.unanswered(step);
-            return Outcome::Applied;
-        }
-        if run.state == StepState::WaitingForRetry {
-            let attempt = Some(run.attempts + 1);
-            let reason = Some("the retry was overdue, and was sent again".to_owned());
-            self.change(step, StepState::Enqueued, Note { attempt, reason, ..Note::default() });
-        }
-        self.send(step, true);
         Outcome::Applied
     }
 
@@ -579,10 +583,4 @@ impl Turn<'_> {
             self.effects.push(Effect::Task { from: Some(from), to, reason });
         }
     }
-}
-
-/// A result as it is recorded beside a step's output.
-fn without_data(result: &StepExecutionResult) -> Json {
-    let record = StepExecutionResult { data: Json::null(), ..result.clone() };
-    Json::encode(&record).expect("a result has string keys only and always encodes")
 }

@@ -180,7 +180,12 @@ impl Writer {
         }
         let outbox_ids = self.store.apply(&batch).await?;
         let rows = outbox_ids.into_iter().zip(batch.outbox);
-        let rows = rows.map(|(outbox_id, message)| OutboxRow { outbox_id, message, created_at: now });
+        let rows = rows.map(|(outbox_id, (priority, message))| OutboxRow {
+            outbox_id,
+            priority,
+            message,
+            created_at: now,
+        });
         Ok((rows.collect(), followup))
     }
 

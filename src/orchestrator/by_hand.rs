@@ -1,9 +1,9 @@
 //! What a person decides about a step: that it is tried again, or how it ends.
 
-use serde::Serialize;
 use uuid::Uuid;
 
 use super::advance::{Effect, Note, Outcome, Turn};
+use super::record;
 use super::task::{StepState, TaskState};
 use crate::message::Json;
 
@@ -36,25 +36,6 @@ pub enum Decision {
     },
 }
 
-/// The result message a decision stands for, as far as there is one.
-#[derive(Serialize)]
-struct Record<'a> {
-    step_uuid: Uuid,
-    step_name: &'a str,
-    attempt: u32,
-    success: bool,
-    status: &'a str,
-    metadata: RecordMetadata<'a>,
-}
-
-#[derive(Serialize)]
-struct RecordMetadata<'a> {
-    resolved_by: &'a str,
-    reason: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    custom: Option<&'a Json>,
-}
-
 impl Turn<'_> {
     /// A cancelled task stays as it is, and so does a step that succeeded, or whose effects are undone; a decision
     /// is completed only with the steps it calls for.
@@ -85,16 +66,11 @@ impl Turn<'_> {
             Decision::Resolve(output) => (StepState::ResolvedManually, output, None),
             Decision::Complete { result, metadata } => (StepState::Complete, result, metadata.as_ref()),
         };
+        let result = record::of_decision(self.task, step, &wish.by, &wish.reason, metadata);
+        if state.is_open() {
+            self.effects.push(Effect::Stop { step });
+        }
         let run = &mut self.task.steps[step];
-        let record = Record {
-            step_uuid: run.uuid,
-            step_name: &self.task.plan.step(step).name,
-            attempt: run.attempts,
-            success: true,
-            status: "completed",
-            metadata: RecordMetadata { resolved_by: &wish.by, reason: &wish.reason, custom: metadata },
-        };
-        let result = Json::encode(&record).expect("a record has string keys only and always encodes");
         run.state = to;
         run.output = Some(output.clone());
         run.error = None;

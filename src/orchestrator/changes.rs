@@ -12,7 +12,9 @@ use super::store::{Batch, FindingRow, StepRow, TaskRow, TaskStateRow, Transition
 use super::task::{StepState, Task, TaskState};
 use crate::broker::Message;
 use crate::broker::topology::Names;
-use crate::message::Json;
+
+/// The priority of what workers are told, whatever waits to be run.
+const BEFORE_ALL: i32 = i32::MAX;
 
 /// Changes that are not written yet.
 #[derive(Debug, Default)]
@@ -37,7 +39,6 @@ struct TaskChange {
 struct StepChange {
     new: bool,
     output: bool,
-    result: Option<Json>,
 }
 
 impl Changes {
@@ -58,7 +59,10 @@ impl Changes {
                     self.messages.push((task.priority, outgoing::request(task, step, attempt, now, names)));
                 }
                 Effect::BroadcastCancel => {
-                    self.messages.push((task.priority, outgoing::cancel(task, now, names)));
+                    self.messages.push((BEFORE_ALL, outgoing::cancel(task, now, names)));
+                }
+                Effect::Stop { step } => {
+                    self.messages.push((BEFORE_ALL, outgoing::stop(task, step, now, names)));
                 }
                 Effect::Park { step, attempt, reason } => {
                     let letter = outgoing::dead_letter(task, step, attempt, reason, now, names);
@@ -82,13 +86,13 @@ impl Changes {
                         reason,
                         worker_id: None,
                         duration_ms: None,
+                        result: None,
                     });
                 }
                 Effect::Step { step, from, to, note } => {
                     let change = self.change(task.uuid).steps.entry(step).or_default();
                     change.new |= from.is_none();
                     change.output |= to.satisfies();
-                    change.result = note.result.or(change.result.take());
                     self.transitions.push(TransitionRow {
                         task_uuid: task.uuid,
                         step_uuid: Some(task.steps[step].uuid),
@@ -98,6 +102,7 @@ impl Changes {
                         reason: note.reason,
                         worker_id: note.worker_id,
                         duration_ms: note.duration_ms,
+                        result: note.result,
                     });
                 }
             }
@@ -158,13 +163,10 @@ impl Changes {
                     max_attempts: definition.max_attempts,
                     run: task.steps[position].clone(),
                     output: step.output,
-                    result: step.result,
                 });
             }
         }
-        // Stable: within a priority, requests go out in the order in which they became possible.
-        self.messages.sort_by_key(|(priority, _)| std::cmp::Reverse(*priority));
-        batch.outbox = self.messages.drain(..).map(|(_, message)| message).collect();
+        batch.outbox = std::mem::take(&mut self.messages);
         batch
     }
 

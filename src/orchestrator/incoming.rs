@@ -67,10 +67,15 @@ pub(super) fn read(kind: Kind, delivery: &Delivery) -> Result<(Uuid, Event), Str
             return Err(format!("messages of exchange {:?} are not for this queue", delivery.exchange));
         }
     };
-    Ok(match delivery.properties.headers.replays() {
-        0 => (task_uuid, event),
-        replays => (task_uuid, Event::Replayed { replays, event: Box::new(event) }),
-    })
+    Ok((task_uuid, in_life(delivery.properties.headers.replays(), event)))
+}
+
+/// The event, of a step that was replayed this often.
+pub(super) fn in_life(replays: u32, event: Event) -> Event {
+    match replays {
+        0 => event,
+        replays => Event::Replayed { replays, event: Box::new(event) },
+    }
 }
 
 /// The event that a request will not be answered.

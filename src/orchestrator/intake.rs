@@ -187,7 +187,7 @@ impl Writer {
     fn take_report(&mut self, report: Report, work: &mut Work) {
         match report {
             Report::Sent(outbox_id) => self.confirmed.push(outbox_id),
-            Report::Unpublishable { outbox_id, body, reason } => {
+            Report::Unpublishable { outbox_id, body, replays, reason } => {
                 tracing::error!(outbox_id, reason, "A message can never be published, and is dropped");
                 self.confirmed.push(outbox_id);
                 if let Ok(request) = StepExecutionRequest::decode(&body) {
@@ -199,7 +199,7 @@ impl Writer {
                         details: None,
                     };
                     let event = incoming::dead_letter(&request, "unpublishable".to_owned(), error);
-                    work.unpublishable.push((request.task_uuid, event));
+                    work.unpublishable.push((request.task_uuid, incoming::in_life(replays, event)));
                 }
             }
         }

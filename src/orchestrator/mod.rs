@@ -22,6 +22,7 @@ pub mod outgoing;
 mod overdue;
 mod progress;
 mod queries;
+mod record;
 mod shared;
 mod stale;
 pub mod store;

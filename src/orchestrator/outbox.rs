@@ -1,19 +1,19 @@
-//! Sends what was committed. A message leaves the store only after the broker has confirmed it, so it
-//! is sent at least once, whatever dies in between.
+//! Sends what was committed, the highest priority first. A message leaves the store only after the broker has
+//! confirmed it, so it is sent at least once, whatever dies in between.
 
-use std::collections::{HashSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::shared::Shared;
-use super::store::{OutboxRow, Store};
+use super::store::{OutboxRow, Rank, Store};
 use super::{Pause, now};
 use crate::Error;
 use crate::broker::topology::Names;
@@ -26,6 +26,9 @@ const WINDOW: usize = 512;
 /// Messages kept in memory; the rest waits in the store.
 const HELD: usize = 4_096;
 
+/// Before everything.
+const START: Rank = (Reverse(i32::MAX), 0);
+
 /// How long the messages on their way are waited for at the end.
 const LAST_CONFIRMS: Duration = Duration::from_secs(2);
 
@@ -33,8 +36,6 @@ const LAST_CONFIRMS: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 enum News {
     Committed(Vec<OutboxRow>),
-    /// More was committed than is kept in memory.
-    Overflow,
     Deleted(Vec<i64>),
 }
 
@@ -44,23 +45,20 @@ pub(super) enum Report {
     /// The broker has it; the row can go.
     Sent(i64),
     /// The broker will never take it.
-    Unpublishable { outbox_id: i64, body: Bytes, reason: String },
+    Unpublishable { outbox_id: i64, body: Bytes, replays: u32, reason: String },
 }
 
 /// The writer's end.
 #[derive(Debug)]
 pub(super) struct Handle {
     news: mpsc::UnboundedSender<News>,
-    held: Arc<AtomicUsize>,
 }
 
 impl Handle {
     /// Hands over what was just committed.
     pub(super) fn committed(&self, rows: Vec<OutboxRow>) {
-        let news =
-            if self.held.load(Ordering::Relaxed) > HELD { News::Overflow } else { News::Committed(rows) };
         // After the outbox has ended, the rows are sent by the next start.
-        let _ = self.news.send(news);
+        let _ = self.news.send(News::Committed(rows));
     }
 
     /// Tells that these rows are gone.
@@ -78,6 +76,7 @@ struct Ticket {
     routing_key: String,
     broadcast: bool,
     body: Bytes,
+    replays: u32,
 }
 
 pub(super) struct Outbox {
@@ -90,13 +89,12 @@ pub(super) struct Outbox {
     reports: mpsc::UnboundedSender<Report>,
     declared: watch::Receiver<u64>,
     status: watch::Receiver<BrokerStatus>,
-    queue: VecDeque<OutboxRow>,
+    queue: BTreeMap<Rank, OutboxRow>,
     sending: FuturesUnordered<Sending>,
     /// Rows in `queue` or `sending`, and rows confirmed but not yet deleted: not to be read from the store again.
     busy: HashSet<i64>,
-    held: Arc<AtomicUsize>,
-    /// Read the store again from here.
-    cursor: Option<i64>,
+    /// What comes after this waits in the store only.
+    cursor: Option<Rank>,
     /// Nothing is sent before.
     paused: Option<Instant>,
     pause: Pause,
@@ -120,7 +118,6 @@ impl Outbox {
     ) -> (Self, Handle, mpsc::UnboundedReceiver<Report>) {
         let (news_sender, news) = mpsc::unbounded_channel();
         let (reports, reports_receiver) = mpsc::unbounded_channel();
-        let held = Arc::new(AtomicUsize::new(0));
         shared.set_outbox_lags(true);
         let outbox = Self {
             store,
@@ -132,18 +129,17 @@ impl Outbox {
             reports,
             declared,
             status: broker.status(),
-            queue: VecDeque::new(),
+            queue: BTreeMap::new(),
             sending: FuturesUnordered::new(),
             busy: HashSet::new(),
-            held: Arc::clone(&held),
-            cursor: Some(0),
+            cursor: Some(START),
             paused: None,
             pause: Pause::new(Duration::from_millis(100), Duration::from_secs(10)),
             refused: None,
             stuck: HashSet::new(),
             refused_pause: Pause::new(Duration::from_secs(1), Duration::from_secs(10)),
         };
-        (outbox, Handle { news: news_sender, held }, reports_receiver)
+        (outbox, Handle { news: news_sender }, reports_receiver)
     }
 
     /// Sends until the writer has gone.
@@ -151,7 +147,6 @@ impl Outbox {
         loop {
             self.send();
             self.read_more().await;
-            self.held.store(self.queue.len(), Ordering::Relaxed);
             self.shared.set_outbox_lags(self.cursor.is_some() || !self.stuck.is_empty());
             let wake = [self.paused, self.refused].into_iter().flatten().min();
             tokio::select! {
@@ -172,7 +167,7 @@ impl Outbox {
             self.paused = self.paused.filter(|until| *until > time);
             if self.refused.is_some_and(|at| at <= time) {
                 self.refused = None;
-                self.cursor = Some(0);
+                self.start_over();
             }
         }
         let deadline = Instant::now() + LAST_CONFIRMS;
@@ -187,13 +182,14 @@ impl Outbox {
 
     fn send(&mut self) {
         while self.may_send() && self.sending.len() < WINDOW {
-            let Some(row) = self.queue.pop_front() else { break };
+            let Some((_, row)) = self.queue.pop_first() else { break };
             let ticket = Ticket {
                 outbox_id: row.outbox_id,
                 created_at: row.created_at,
                 routing_key: row.message.routing_key.clone(),
                 broadcast: row.message.exchange == self.control,
                 body: row.message.body.clone(),
+                replays: row.message.properties.headers.replays(),
             };
             let size = row.message.body.len();
             if size > self.largest {
@@ -203,7 +199,13 @@ impl Outbox {
                 continue;
             }
             let publisher = self.publisher.clone();
-            self.sending.push(Box::pin(async move { (ticket, publisher.publish(row.message).await) }));
+            let mut sending: Sending =
+                Box::pin(async move { (ticket, publisher.publish(row.message).await) });
+            // Begun here: left to themselves, messages of one window overtake each other.
+            match tokio::task::unconstrained(&mut sending).now_or_never() {
+                Some((ticket, outcome)) => self.settle(ticket, outcome),
+                None => self.sending.push(sending),
+            }
         }
     }
 
@@ -212,8 +214,8 @@ impl Outbox {
         while let Some(cursor) = self.cursor.filter(|_| self.may_send() && self.queue.is_empty()) {
             match self.store.unsent(cursor, HELD as i64).await {
                 Ok(rows) => {
-                    self.cursor = rows.last().map(|(outbox_id, _)| *outbox_id).filter(|_| rows.len() == HELD);
-                    for (outbox_id, row) in rows {
+                    self.cursor = rows.last().map(|(rank, _)| *rank).filter(|_| rows.len() == HELD);
+                    for ((_, outbox_id), row) in rows {
                         if self.busy.insert(outbox_id) {
                             self.enqueue(outbox_id, row);
                         }
@@ -227,7 +229,9 @@ impl Outbox {
 
     fn enqueue(&mut self, outbox_id: i64, row: Result<OutboxRow, String>) {
         match row {
-            Ok(row) => self.queue.push_back(row),
+            Ok(row) => {
+                self.queue.insert(row.rank(), row);
+            }
             Err(reason) => {
                 METRICS.store_errors.inc();
                 tracing::error!(
@@ -249,10 +253,13 @@ impl Outbox {
     fn hear(&mut self, news: News) {
         match news {
             News::Committed(rows) => {
-                self.queue.extend(rows.into_iter().filter(|row| self.busy.insert(row.outbox_id)));
-            }
-            News::Overflow => {
-                self.cursor.get_or_insert(0);
+                for row in rows {
+                    let waits = self.cursor.is_some_and(|cursor| row.rank() > cursor);
+                    if !waits && self.busy.insert(row.outbox_id) {
+                        self.queue.insert(row.rank(), row);
+                    }
+                }
+                self.put_back();
             }
             News::Deleted(outbox_ids) => {
                 for outbox_id in &outbox_ids {
@@ -262,15 +269,33 @@ impl Outbox {
         }
     }
 
+    /// Leaves to the store what memory should not hold: what is sent last.
+    fn put_back(&mut self) {
+        while self.queue.len() > HELD
+            && let Some(((priority, outbox_id), _)) = self.queue.pop_last()
+        {
+            self.busy.remove(&outbox_id);
+            self.cursor = Some((priority, outbox_id - 1));
+        }
+    }
+
+    /// Has everything that is not on its way read again, so that it goes out in its order.
+    fn start_over(&mut self) {
+        for (_, row) in std::mem::take(&mut self.queue) {
+            self.busy.remove(&row.outbox_id);
+        }
+        self.cursor = Some(START);
+    }
+
     fn again_at_once(&mut self) {
         self.paused = None;
         self.refused = None;
         self.refused_pause.reset();
-        self.cursor = Some(0);
+        self.start_over();
     }
 
     fn settle(&mut self, ticket: Ticket, outcome: Result<(), PublishError>) {
-        let Ticket { outbox_id, created_at, routing_key, broadcast, body } = ticket;
+        let Ticket { outbox_id, created_at, routing_key, broadcast, body, replays } = ticket;
         let report = match outcome {
             Ok(()) => {
                 self.pause.reset();
@@ -279,7 +304,7 @@ impl Outbox {
             }
             // No worker is there to be told.
             Err(PublishError::Unroutable { .. }) if broadcast => Report::Sent(outbox_id),
-            Err(PublishError::Invalid(reason)) => Report::Unpublishable { outbox_id, body, reason },
+            Err(PublishError::Invalid(reason)) => Report::Unpublishable { outbox_id, body, replays, reason },
             Err(error @ (PublishError::Unroutable { .. } | PublishError::Refused)) => {
                 self.busy.remove(&outbox_id);
                 if error == PublishError::Refused {
@@ -298,7 +323,7 @@ impl Outbox {
             }
             Err(error) => {
                 self.busy.remove(&outbox_id);
-                self.cursor = Some(0);
+                self.start_over();
                 if self.paused.is_none() {
                     let pause = self.pause.next();
                     tracing::warn!(

@@ -115,11 +115,24 @@ pub(super) fn refused(delivery: &Delivery, reason: &str, names: &Names) -> Messa
 
 /// Tells every worker that the task is cancelled.
 pub fn cancel(task: &Task, now: i64, names: &Names) -> Message {
+    let order = ControlMessage::CancelTask { task_uuid: task.uuid };
+    control(task, message_id(task.uuid, 0, "cancel"), &order, now, names)
+}
+
+/// Tells every worker to stop what it runs of a step.
+pub fn stop(task: &Task, step: usize, now: i64, names: &Names) -> Message {
+    let run = &task.steps[step];
+    let order = ControlMessage::StopStep { step_uuid: run.uuid, replays: run.replays };
+    let id = replayed_message_id(message_id(run.uuid, run.attempts, "stop"), run.replays);
+    control(task, id, &order, now, names)
+}
+
+fn control(task: &Task, message_id: String, order: &ControlMessage, now: i64, names: &Names) -> Message {
     Message {
         exchange: names.control(),
         routing_key: String::new(),
-        body: message::encode(&ControlMessage::CancelTask { task_uuid: task.uuid }).into(),
-        properties: properties(message_id(task.uuid, 0, "cancel"), task, "control.cancel_task", now),
+        body: message::encode(order).into(),
+        properties: properties(message_id, task, order.kind(), now),
     }
 }
 

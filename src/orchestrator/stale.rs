@@ -1,19 +1,30 @@
-//! Tasks that take longer than they may, and steps that nobody answers for. Pure, like `advance`.
+//! Tasks that take longer than they may, steps that nobody answers for, and steps whose attempts are spent. Pure,
+//! like `advance`.
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::json;
+use uuid::Uuid;
 
 use super::advance::{Effect, Note, Outcome, Turn};
+use super::record;
 use super::task::{StepState, Task, TaskState};
 use crate::message::{ErrorType, Json, StepExecutionError};
 
 /// The reason of a dead letter whose request was sent again and again without an answer.
 pub(super) const UNANSWERED: &str = "unanswered";
 
+/// No worker answered for a step, or its workers kept dying.
+pub(super) const WORKER_UNAVAILABLE: &str = "worker_unavailable";
+
+/// A step's last attempt failed, and another might not have.
+pub(super) const MAX_RETRIES_EXCEEDED: &str = "max_retries_exceeded";
+
 /// Why a task is recorded for somebody to look at.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finding {
-    /// `staleness_timeout` or `worker_unavailable`.
+    /// `staleness_timeout`, `worker_unavailable` or `max_retries_exceeded`.
     pub reason: &'static str,
     /// Where the task stood.
     pub state: TaskState,
@@ -102,8 +113,28 @@ impl Turn<'_> {
         Outcome::Applied
     }
 
+    /// Has a request that is overdue sent again, or gives its step up.
+    pub(super) fn overdue(&mut self, step_name: &str, step_uuid: Uuid) -> Outcome {
+        let Some(step) = self.task.find(step_name, step_uuid) else { return Outcome::Unknown };
+        let run = &self.task.steps[step];
+        if run.due_at.is_none_or(|due_at| due_at > self.timing.now) {
+            return Outcome::Stale;
+        }
+        if run.sent_again >= self.timing.resends {
+            self.unanswered(step);
+            return Outcome::Applied;
+        }
+        if run.state == StepState::WaitingForRetry {
+            let attempt = Some(run.attempts + 1);
+            let reason = Some("the retry was overdue, and was sent again".to_owned());
+            self.change(step, StepState::Enqueued, Note { attempt, reason, ..Note::default() });
+        }
+        self.send(step, true);
+        Outcome::Applied
+    }
+
     /// Parks the request of a step whose answer has been overdue too often.
-    pub(super) fn unanswered(&mut self, step: usize) {
+    fn unanswered(&mut self, step: usize) {
         let run = &self.task.steps[step];
         let (attempt, sent_again) = (run.attempts + 1, run.sent_again);
         let name = self.task.plan.step(step).name.clone();
@@ -111,7 +142,7 @@ impl Turn<'_> {
             "no worker answered for attempt {attempt}, although it was sent again {sent_again} times"
         );
         let metadata = json!({ "step": name, "attempt": attempt, "sent_again": sent_again });
-        self.record("worker_unavailable", metadata);
+        self.record(WORKER_UNAVAILABLE, metadata);
         self.give_up(step, attempt, "UNANSWERED", text);
         self.effects.push(Effect::Park { step, attempt, reason: UNANSWERED });
     }
@@ -129,8 +160,37 @@ impl Turn<'_> {
             retryable: false,
             details: None,
         });
-        let note = Note { attempt: Some(attempts), reason: Some(message), ..Note::default() };
+        let result = Some(record::of_failure(self.task, step));
+        let note = Note { attempt: Some(attempts), reason: Some(message), result, ..Note::default() };
+        self.effects.push(Effect::Stop { step });
         self.change(step, StepState::Error, note);
+    }
+
+    /// Fails a step for good. What somebody should look at is recorded where the task fails by it: by the first step,
+    /// and by the first that was to undo another.
+    pub(super) fn fail(&mut self, step: usize, note: Note, finding: Option<&'static str>) {
+        let plan = Arc::clone(&self.task.plan);
+        let undoes = plan.target(step).is_some();
+        let failed = |task: &Task| {
+            if undoes {
+                let mut steps = task.steps.iter().enumerate();
+                steps.any(|(step, run)| run.state == StepState::Error && plan.target(step).is_some())
+            } else {
+                task.tally.failed.is_some()
+            }
+        };
+        let before = finding.is_some() && failed(self.task);
+        self.change(step, StepState::Error, note);
+        if let Some(finding) = finding.filter(|_| !before && failed(self.task)) {
+            let definition = plan.step(step);
+            let attempts = self.task.steps[step].attempts;
+            let metadata = json!({
+                "step": definition.name,
+                "attempts": attempts,
+                "max_attempts": definition.max_attempts,
+            });
+            self.record(finding, metadata);
+        }
     }
 
     fn record(&mut self, reason: &'static str, metadata: serde_json::Value) {

@@ -17,8 +17,8 @@ pub struct Converted {
     pub warnings: Vec<Mistake>,
 }
 
-/// Writes a template of any accepted format in the current one, all environments included. It means the same;
-/// comments are lost. `${VAR}` stays as it stands, so it cannot be where a number is wanted.
+/// Writes a template of any accepted format in the current one, all environments included. It means the same. Of its
+/// comments those at its head are kept. `${VAR}` stays as it stands, so it cannot be where a number is wanted.
 ///
 /// # Errors
 /// Every mistake, in the order of their lines.
@@ -29,11 +29,18 @@ pub fn convert(text: &str) -> Result<Converted, Vec<Mistake>> {
     let Notes { mistakes, warnings, .. } = notes.in_order();
     match raw {
         Some(raw) if mistakes.is_empty() => {
-            let text = serde_saphyr::to_string(&raw).expect("a template is made of texts, numbers and maps");
-            Ok(Converted { text, warnings })
+            let written =
+                serde_saphyr::to_string(&raw).expect("a template is made of texts, numbers and maps");
+            Ok(Converted { text: head(text) + &written, warnings })
         }
         _ => Err(mistakes),
     }
+}
+
+/// The comments before a file's first key.
+fn head(text: &str) -> String {
+    let lines = text.lines().filter(|line| !line.trim().is_empty() && line.trim_end() != "---");
+    lines.take_while(|line| line.starts_with('#')).map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 /// The template in the current format, as JSON: with every value said, and no environments, because theirs is

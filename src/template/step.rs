@@ -67,8 +67,8 @@ const DELAYS: &[Keys] = &[
 ];
 const BATCH: &[Keys] = &[
     (&["batch_size", "parallelism", "cursor_field", "worker_template", "failure_strategy"], Used),
-    (&["checkpoint_interval"], Unused("a handler saves its cursor when it wants to")),
-    (&["resumable"], Unused("every batch goes on from its saved cursor")),
+    (&["checkpoint_interval"], Unused("a batch is not resumed half-way: one that fails is done again")),
+    (&["resumable"], Unused("a batch is not resumed half-way: one that fails is done again")),
 ];
 
 impl RawStep {

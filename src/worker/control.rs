@@ -1,4 +1,4 @@
-//! What a running worker is told: which tasks are cancelled, which namespaces paused.
+//! What a running worker is told: which tasks are cancelled, which steps to stop, which namespaces are paused.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,9 +8,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::SharedCore;
+use super::dispatch::Work;
 use super::pause::Flow;
 use crate::broker::{Broker, ConsumerState, Disposition, Subscription};
-use crate::message::ControlMessage;
+use crate::message::{ControlMessage, StepExecutionRequest};
 
 /// A queue's length, as RabbitMQ tells it, is at most this old.
 const COUNT_LAG: Duration = Duration::from_millis(500);
@@ -36,6 +37,9 @@ pub(super) async fn listen(core: SharedCore, broker: Arc<dyn Broker>, mut subscr
         let Some(delivery) = delivery else { return };
         match ControlMessage::decode(&delivery.body) {
             Ok(ControlMessage::CancelTask { task_uuid }) => core.cancellations.cancel(task_uuid),
+            Ok(ControlMessage::StopStep { step_uuid, replays }) => {
+                core.cancellations.stop(step_uuid, replays)
+            }
             Ok(ControlMessage::PauseNamespace { namespace, hand_back }) => {
                 core.pauses.set(&namespace, if hand_back { Flow::HandBack } else { Flow::Paused });
             }
@@ -47,7 +51,7 @@ pub(super) async fn listen(core: SharedCore, broker: Arc<dyn Broker>, mut subscr
     }
 }
 
-/// The running steps by task, and the tasks lately cancelled.
+/// What runs, and the tasks lately cancelled.
 #[derive(Default)]
 pub(super) struct Cancellations {
     inner: Mutex<Inner>,
@@ -55,14 +59,26 @@ pub(super) struct Cancellations {
 
 #[derive(Default)]
 struct Inner {
-    running: HashMap<Uuid, Running>,
+    running: HashMap<u64, Running>,
+    next: u64,
     cancelled: HashSet<Uuid>,
     oldest_first: VecDeque<Uuid>,
 }
 
 struct Running {
+    task_uuid: Uuid,
+    step_uuid: Uuid,
+    replays: u32,
     token: CancellationToken,
-    steps: usize,
+    /// Told to stop, and not only because the worker stops.
+    cancelled: bool,
+}
+
+impl Running {
+    fn cancel(&mut self) {
+        self.cancelled = true;
+        self.token.cancel();
+    }
 }
 
 impl Cancellations {
@@ -77,26 +93,31 @@ impl Cancellations {
         {
             inner.cancelled.remove(&oldest);
         }
-        if let Some(running) = inner.running.get(&task_uuid) {
-            running.token.cancel();
-        }
+        inner.running.values_mut().filter(|run| run.task_uuid == task_uuid).for_each(Running::cancel);
     }
 
-    /// Registers a step as running until the returned guard is dropped. Its token is cancelled with its
-    /// task, or with `interrupted`.
-    pub(super) fn enter(&self, task_uuid: Uuid, interrupted: &CancellationToken) -> RunningStep<'_> {
+    /// Not remembered: what is requested of the step later is wanted.
+    fn stop(&self, step_uuid: Uuid, replays: u32) {
         let mut inner = self.lock();
-        let cancelled = inner.cancelled.contains(&task_uuid);
-        let running = inner
-            .running
-            .entry(task_uuid)
-            .or_insert_with(|| Running { token: interrupted.child_token(), steps: 0 });
-        running.steps += 1;
-        if cancelled {
-            running.token.cancel();
+        let meant = |run: &&mut Running| run.step_uuid == step_uuid && run.replays <= replays;
+        inner.running.values_mut().filter(meant).for_each(Running::cancel);
+    }
+
+    /// Registers a request as running until the returned guard is dropped. Its token is cancelled with its
+    /// task or step, or with `interrupted`.
+    pub(super) fn enter(&self, work: &Work, interrupted: &CancellationToken) -> RunningStep<'_> {
+        let StepExecutionRequest { task_uuid, step_uuid, .. } = *work.request;
+        let token = interrupted.child_token();
+        let mut running =
+            Running { task_uuid, step_uuid, replays: work.replays, token: token.clone(), cancelled: false };
+        let mut inner = self.lock();
+        if inner.cancelled.contains(&task_uuid) {
+            running.cancel();
         }
-        let token = running.token.clone();
-        RunningStep { cancellations: self, task_uuid, token }
+        let number = inner.next;
+        inner.next += 1;
+        inner.running.insert(number, running);
+        RunningStep { cancellations: self, number, token }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -108,7 +129,7 @@ impl Cancellations {
 /// A step while it runs.
 pub(super) struct RunningStep<'a> {
     cancellations: &'a Cancellations,
-    task_uuid: Uuid,
+    number: u64,
     token: CancellationToken,
 }
 
@@ -117,19 +138,15 @@ impl RunningStep<'_> {
         &self.token
     }
 
-    pub(super) fn task_cancelled(&self) -> bool {
-        self.token.is_cancelled() && self.cancellations.lock().cancelled.contains(&self.task_uuid)
+    /// Whether its answer counts no more.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.token.is_cancelled()
+            && self.cancellations.lock().running.get(&self.number).is_some_and(|run| run.cancelled)
     }
 }
 
 impl Drop for RunningStep<'_> {
     fn drop(&mut self) {
-        let mut inner = self.cancellations.lock();
-        if let Some(running) = inner.running.get_mut(&self.task_uuid) {
-            running.steps -= 1;
-            if running.steps == 0 {
-                inner.running.remove(&self.task_uuid);
-            }
-        }
+        self.cancellations.lock().running.remove(&self.number);
     }
 }

@@ -75,8 +75,8 @@ async fn run(core: &Core, work: &Work, polled: &mut Duration) -> Outcome {
             ),
         ));
     };
-    let running = core.cancellations.enter(request.task_uuid, &core.interrupted);
-    if running.task_cancelled() {
+    let running = core.cancellations.enter(work, &core.interrupted);
+    if running.is_cancelled() {
         return Outcome::Cancelled;
     }
     let limit = request
@@ -92,7 +92,7 @@ async fn run(core: &Core, work: &Work, polled: &mut Duration) -> Outcome {
     let mut answer = pin!(answer(&handler.run, call, polled));
     let told_to_stop = tokio::select! {
         biased;
-        answer = &mut answer => return after(answer, running.task_cancelled(), core.interrupted.is_cancelled()),
+        answer = &mut answer => return after(answer, running.is_cancelled(), core.interrupted.is_cancelled()),
         () = sleep_until(deadline) => {
             return Outcome::Failed(StepError::new(
                 ErrorType::TimeoutError,
@@ -108,17 +108,17 @@ async fn run(core: &Core, work: &Work, polled: &mut Duration) -> Outcome {
         () = told_to_stop => None,
     };
     match last_word {
-        Some(answer) => after(answer, running.task_cancelled(), core.interrupted.is_cancelled()),
-        None if running.task_cancelled() => Outcome::Cancelled,
+        Some(answer) => after(answer, running.is_cancelled(), core.interrupted.is_cancelled()),
+        None if running.is_cancelled() => Outcome::Cancelled,
         None => Outcome::Interrupted,
     }
 }
 
 /// A handler that finished has finished, told to stop or not; one that failed then was cut off.
-fn after(answer: StepResult<Json>, task_cancelled: bool, interrupted: bool) -> Outcome {
+fn after(answer: StepResult<Json>, cancelled: bool, interrupted: bool) -> Outcome {
     match answer {
         Ok(data) => Outcome::Succeeded(data),
-        Err(_) if task_cancelled => Outcome::Cancelled,
+        Err(_) if cancelled => Outcome::Cancelled,
         Err(_) if interrupted => Outcome::Interrupted,
         Err(error) => Outcome::Failed(error),
     }

@@ -81,7 +81,13 @@ async fn a_failed_step_is_tried_again_and_its_task_goes_on() {
     assert_eq!(audit[1]["reason"], "by ann: the bank is back");
     assert_eq!((&audit[1]["from_state"], &audit[1]["success"]), (&json!("error"), &json!(false)));
     assert_eq!(audit[2]["reason"], "no money");
-    assert_eq!(audit[2]["result"], json!(null));
+    // Each attempt and each decision keeps its own result.
+    let failed_with = &audit[2]["result"];
+    assert_eq!(
+        (&failed_with["error"]["message"], &failed_with["success"], &failed_with["result"]),
+        (&json!("no money"), &json!(false), &json!(null))
+    );
+    assert_eq!((&audit[1]["result"], &audit[3]["result"]), (&json!(null), &json!(null)));
 }
 
 #[tokio::test]
@@ -103,7 +109,10 @@ async fn a_step_completed_by_hand_hands_its_result_on() {
     }
     let task = failed.ended().await;
     assert_eq!((&task["status"], &task["execution_status"]), (&json!("complete"), &json!("all_complete")));
-    assert_eq!(failed.audit("validate").await[0]["reason"], "by ann: paid in cash");
+    let audit = failed.audit("validate").await;
+    assert_eq!(audit[0]["reason"], "by ann: paid in cash");
+    assert_eq!(audit[0]["result"]["metadata"]["custom"], json!({"receipt": 7}));
+    assert_eq!(audit[1]["result"]["error"]["message"], "no money", "{audit:?}");
 }
 
 #[tokio::test]

@@ -20,11 +20,12 @@ async fn with_one_result() -> (Server, String) {
     server
         .sql(
             "UPDATE steps SET state = 'complete', attempts = 1, completed_at = 1500, \
-             output = '{\"total\": 123456789012345678901234567890}', result = ? \
+             output = '{\"total\": 123456789012345678901234567890}' \
              WHERE task_uuid = ? AND name = 'validate'",
-            &[RESULT, &task_uuid],
+            &[&task_uuid],
         )
         .await;
+    server.record(&task_uuid, RESULT).await;
     (server, task_uuid)
 }
 
@@ -155,7 +156,7 @@ async fn the_steps_of_no_task_are_not_found() {
 #[tokio::test]
 async fn a_store_that_fails_is_said_to_without_its_details() {
     let (server, task_uuid) = with_one_result().await;
-    server.sql("UPDATE steps SET result = 'no JSON' WHERE task_uuid = ?", &[&task_uuid]).await;
+    server.record(&task_uuid, "no JSON").await;
     let answer = server.get(&format!("/v1/tasks/{task_uuid}/workflow_steps")).await;
     let message = answer.refusal(500, "DATABASE_ERROR");
     assert!(message.contains("x-request-id") && !message.contains("expected"), "{message}");

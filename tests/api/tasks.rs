@@ -230,6 +230,39 @@ async fn tasks_are_listed_newest_first_page_by_page() {
 }
 
 #[tokio::test]
+async fn a_list_of_more_tasks_than_are_counted_says_so_and_goes_on() {
+    let server = Server::start().await;
+    let task = server.submit(json!({})).await.to_string();
+    let copies = async |count: i64| {
+        server
+            .sql(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < CAST(?2 AS INTEGER)) \
+                 INSERT INTO tasks (task_uuid, template_id, namespace, name, version, state, identity, context, \
+                 initiator, source_system, reason, tags, correlation_id, created_at, updated_at) \
+                 SELECT printf('%08x-0000-4000-8000-%012x', ?2, i), template_id, 'many', name, version, 'complete', \
+                 printf('%d/%d', ?2, i), context, initiator, source_system, reason, tags, correlation_id, i, i \
+                 FROM tasks, n WHERE task_uuid = ?1",
+                &[&task, &count.to_string()],
+            )
+            .await;
+    };
+    copies(100_000).await;
+    let page =
+        async |page: u32| server.get(&format!("/v1/tasks?namespace=many&per_page=100&page={page}")).await;
+    let told = async |number: u32| {
+        let list = page(number).await.json();
+        let pages = &list["pagination"];
+        let shown = list["tasks"].as_array().unwrap().len();
+        (shown, pages["total_count"].clone(), pages["total_is_more"].clone(), pages["has_next"].clone())
+    };
+    assert_eq!(told(1_000).await, (100, json!(100_000), json!(null), json!(false)));
+    copies(150).await;
+    assert_eq!(told(1_000).await, (100, json!(100_000), json!(true), json!(true)));
+    assert_eq!(told(1_001).await, (100, json!(100_000), json!(true), json!(true)));
+    assert_eq!(told(1_002).await, (50, json!(100_000), json!(true), json!(false)));
+}
+
+#[tokio::test]
 async fn listed_tasks_have_the_same_counts_as_single_ones() {
     let server = Server::start().await;
     let working = server.submit(json!({"n": 1})).await.to_string();

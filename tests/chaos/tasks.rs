@@ -72,15 +72,9 @@ impl Wanted {
     }
 
     fn order(token: &str, status: &'static str, answer: (&'static str, &'static str, Value)) -> Self {
-        let context = json!({
-            "customer": { "id": 7, "name": "Ada", "email": "ada@example.com" },
-            "items": [
-                { "sku": "WIDGET-001", "quantity": 2, "price": 29.99 },
-                { "sku": "GADGET-002", "quantity": 1, "price": 149.99 },
-            ],
-            "payment": { "method": "credit_card", "token": token },
-            "shipping": { "method": "standard", "address": { "street": "1 Main St", "city": "London" } },
-        });
+        let mut context: Value = serde_json::from_str(include_str!("../../config/samples/order.json"))
+            .expect("the sample is JSON");
+        context["payment"]["token"] = token.into();
         Self { status, ..Self::new(("order_fulfillment", "business_workflow"), context, answer) }
     }
 }

@@ -128,7 +128,7 @@ fn the_field_tables_name_every_field_and_say_what_happens_without_it() {
     retried.as_object_mut().unwrap().append(&mut only_retry.as_object().unwrap().clone());
 
     type Read = fn(&Value) -> Result<Value, String>;
-    let expected: [(&str, &str, &Value, Read); 13] = [
+    let expected: [(&str, &str, &Value, Read); 14] = [
         ("request", "", &full_request, request),
         ("handler", "/handler", &full_request, request),
         ("retry policy", "/retry", &full_request, request),
@@ -140,6 +140,7 @@ fn the_field_tables_name_every_field_and_say_what_happens_without_it() {
         ("metadata", "/metadata", &failed, result),
         ("error", "/error", &failed, result),
         ("control", "", &sent(&values::control_cancel_task()), control),
+        ("control", "", &sent(&values::control_stop_step()), control),
         ("control", "", &sent(&values::control_pause_namespace()), control),
         ("control", "", &sent(&values::control_resume_namespace()), control),
     ];

@@ -229,6 +229,10 @@ pub(crate) fn control_cancel_task() -> ControlMessage {
     ControlMessage::CancelTask { task_uuid: TASK }
 }
 
+pub(crate) fn control_stop_step() -> ControlMessage {
+    ControlMessage::StopStep { step_uuid: STEP, replays: 1 }
+}
+
 pub(crate) fn control_pause_namespace() -> ControlMessage {
     ControlMessage::PauseNamespace { namespace: "orders".to_owned(), hand_back: false }
 }

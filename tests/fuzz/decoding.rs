@@ -17,7 +17,7 @@ const TIME: Duration = Duration::from_secs(10);
 /// Gives mutated inputs to `decode`, on a thread with the stack that the product's threads have.
 #[expect(clippy::print_stdout, reason = "the rate, for who runs it with --nocapture")]
 fn survives(corpus: Vec<Vec<u8>>, decode: impl Fn(&[u8]) + Send + 'static) {
-    let (cases, seed) = (setting("FUZZ_CASES", 3_000_u64), setting("FUZZ_SEED", 1_u64));
+    let (cases, seed) = (setting("FUZZ_CASES", 1_000_u64), setting("FUZZ_SEED", 1_u64));
     let (begun, beginnings) = mpsc::sync_channel(1);
     let inputs = corpus.clone();
     let decoding = std::thread::Builder::new().stack_size(2 << 20).spawn(move || {

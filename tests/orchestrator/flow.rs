@@ -7,12 +7,14 @@ use serde_json::json;
 use tasker_worker_rust::broker::memory::MemoryBroker;
 use tasker_worker_rust::broker::topology::{Names, result_key};
 use tasker_worker_rust::broker::{Broker, ConsumerState, Message, Properties, Source};
+use tasker_worker_rust::catalog::Catalog;
 use tasker_worker_rust::message::{ControlMessage, StepExecutionRequest};
 use tasker_worker_rust::orchestrator::task::TaskState;
-use tasker_worker_rust::orchestrator::{CancelError, SubmitError};
+use tasker_worker_rust::orchestrator::{CancelError, Orchestrator, SubmitError};
 
 use crate::support::{
-    Answer, Toy, config, finished, linear, publish_answer, start, task, template, texts, until, within,
+    Answer, Toy, config, finished, linear, publish_answer, sqlite, start, task, template, texts, until,
+    within,
 };
 
 fn inputs(request: &StepExecutionRequest) -> Vec<(String, String)> {
@@ -57,9 +59,12 @@ async fn a_linear_task_runs_step_by_step_to_its_end() {
     let steps = texts(
         &orchestrator,
         "SELECT name || ' ' || state || ' ' || attempts || ' ' || output || ' ' || (due_at IS NULL) \
-         || ' ' || (result LIKE '%\"data\":null%') FROM steps ORDER BY position",
+         FROM steps ORDER BY position",
     );
-    assert_eq!(steps.await, ["a complete 1 \"a\" 1 1", "b complete 1 \"b\" 1 1", "c complete 1 \"c\" 1 1"]);
+    assert_eq!(steps.await, ["a complete 1 \"a\" 1", "b complete 1 \"b\" 1", "c complete 1 \"c\" 1"]);
+    let records =
+        texts(&orchestrator, "SELECT to_state FROM transitions WHERE result LIKE '%\"data\":null%'");
+    assert_eq!(records.await, ["complete"; 3]);
     until("an empty outbox", async || texts(&orchestrator, "SELECT 'row' FROM outbox").await.is_empty())
         .await;
 }
@@ -118,6 +123,14 @@ async fn a_retried_step_waits_in_the_broker_and_then_completes() {
          || ' ' || (error IS NULL) FROM steps WHERE name = 'b'",
     );
     assert_eq!(step.await, ["3 1 1 1"]);
+    let records = texts(
+        &orchestrator,
+        "SELECT json_extract(result, '$.attempt') || ' ' || json_extract(result, '$.success') || ' ' || \
+         COALESCE(json_extract(result, '$.error.message'), '') FROM transitions \
+         WHERE step_uuid IN (SELECT step_uuid FROM steps WHERE name = 'b') AND result IS NOT NULL \
+         ORDER BY transition_id",
+    );
+    assert_eq!(records.await, ["1 0 busy", "2 0 busy", "3 1 "]);
 }
 
 #[tokio::test]
@@ -275,6 +288,45 @@ async fn what_cannot_be_a_task_is_refused_with_the_reason() {
         within("an answer", orchestrator.finished(uuid::Uuid::new_v4())).await.expect("readable"),
         None
     );
+}
+
+#[tokio::test]
+async fn a_task_keeps_the_template_it_started_with_whatever_becomes_of_the_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("order.yaml");
+    let of_last_step = |last: &str| {
+        let text = "name: order\nnamespace: shop\nversion: 1.0.0\nsteps:\n  - {name: a}\n";
+        std::fs::write(&file, format!("{text}  - {{name: {last}, dependencies: [a]}}\n")).expect("a file");
+    };
+    of_last_step("b");
+    let catalog = Catalog::load(directory.path(), None).expect("a good file");
+    let settings = config(&sqlite(directory.path()));
+    let broker = MemoryBroker::new();
+    let begin = async || Orchestrator::start(&settings, broker.connect(), catalog.clone()).await;
+    let orchestrator = begin().await.expect("the store opens");
+    let toy = Toy::start(&broker, 1, |_| Answer::Silence);
+    let old = orchestrator.submit(task(json!(1))).await.expect("a new task");
+    of_last_step("c");
+    catalog.reload();
+    let new = orchestrator.submit(task(json!(2))).await.expect("a new task");
+    std::fs::write(&file, "steps: {").expect("a file");
+    catalog.reload();
+    let newest = orchestrator.submit(task(json!(3))).await.expect("the last good file counts");
+    toy.has_run(3).await;
+    let first_steps = toy.ran();
+    orchestrator.shutdown().await;
+    drop(toy);
+
+    let orchestrator = begin().await.expect("the store opens");
+    let toy = Toy::succeeding(&broker);
+    for request in &first_steps {
+        publish_answer(&*broker, request, &Answer::Succeed(json!("a"))).await;
+    }
+    for (task_uuid, last) in [(old, "b"), (new, "c"), (newest, "c")] {
+        assert_eq!(finished(&orchestrator, task_uuid).await, TaskState::Complete);
+        let ran = toy.ran().into_iter().find(|request| request.task_uuid == task_uuid);
+        assert_eq!(ran.map(|request| request.step_name), Some(last.to_owned()));
+    }
 }
 
 #[tokio::test]

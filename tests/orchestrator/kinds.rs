@@ -182,7 +182,12 @@ fn a_decision_that_cannot_be_followed_fails_for_good() {
     ] {
         let mut world = World::new(routed());
         world.returns("a", json!(1));
-        assert_eq!(world.returns("route", output), Outcome::Applied);
+        let result = result_of(&world.request("route", 1), Ok(output));
+        let advanced = world.hear(Event::Result(Box::new(result)));
+        assert_eq!(advanced.outcome, Outcome::Applied);
+        // The worker knows of no failure: what can be replayed once the handler is mended is parked from here.
+        let parked = Effect::Park { step: world.step("route"), attempt: 1, reason: "permanent_error" };
+        assert_eq!(advanced.effects.iter().filter(|effect| **effect == parked).count(), 1);
         let error = world.error("route");
         assert!(error.contains(text), "{error}");
         assert_eq!(world.existing(), ["a", "route"]);

@@ -4,6 +4,7 @@
 mod faults;
 mod flow;
 mod kinds;
+mod priority;
 mod replay;
 mod simulation;
 mod stale;

@@ -11,6 +11,7 @@ use tasker_worker_rust::message::{Json, StepExecutionRequest, header};
 use tasker_worker_rust::orchestrator::advance::{
     Advance, DeadLetter, Effect, Event, Outcome, Timing, advance,
 };
+use tasker_worker_rust::orchestrator::by_hand::{ByHand, Decision};
 use tasker_worker_rust::orchestrator::dag::Plan;
 use tasker_worker_rust::orchestrator::outgoing;
 use tasker_worker_rust::orchestrator::task::{StepState, Task, TaskState};
@@ -215,6 +216,31 @@ fn a_compensation_that_failed_can_be_replayed() {
     assert_eq!(world.hear(replayed(1, world.success("~b", 2))).outcome, Outcome::Applied);
     assert_eq!((world.state("~b"), world.state("~a")), (StepState::Complete, StepState::Complete));
     assert_eq!(world.task.state, TaskState::Error);
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_be_sent_fails_its_step_in_every_life() {
+    let broker = MemoryBroker::new();
+    let mut settings = config("sqlite::memory:");
+    settings.broker.max_message_bytes = 5_000;
+    let orchestrator = start(&settings, &broker, linear()).await;
+    let _toy = Toy::start(&broker, 1, |_| Answer::Succeed(json!("x".repeat(3_000))));
+    let task_uuid = orchestrator.submit(task(json!({}))).await.expect("a new task");
+    assert_eq!(finished(&orchestrator, task_uuid).await, TaskState::Error);
+    let step_uuid =
+        texts(&orchestrator, "SELECT step_uuid FROM steps WHERE state = 'error'").await[0].clone();
+    let wish = ByHand {
+        step_uuid: step_uuid.parse().expect("an id"),
+        decision: Decision::Retry,
+        by: "ann".to_owned(),
+        reason: "a try".to_owned(),
+    };
+    assert!(orchestrator.act(task_uuid, wish).await.expect("the store takes it"));
+    assert_eq!(finished(&orchestrator, task_uuid).await, TaskState::Error);
+    let step = texts(&orchestrator, "SELECT name || replays || error FROM steps WHERE state = 'error'").await;
+    assert!(step[0].starts_with("c1{") && step[0].contains("UNPUBLISHABLE"), "{step:?}");
+    let failures = texts(&orchestrator, "SELECT result FROM transitions WHERE result LIKE '%UNPUBLISHABLE%'");
+    assert_eq!(failures.await.len(), 2);
 }
 
 #[tokio::test]

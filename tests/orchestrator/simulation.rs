@@ -254,7 +254,7 @@ impl World {
             }
             Effect::Task { to, .. } => assert_eq!(to.is_terminal(), self.task.state.is_terminal()),
             Effect::BroadcastCancel => assert_eq!(self.task.state, TaskState::Cancelled),
-            Effect::Park { .. } | Effect::Record(_) | Effect::Deadline => {
+            Effect::Park { .. } | Effect::Record(_) | Effect::Deadline | Effect::Stop { .. } => {
                 panic!("without limits nothing is given up: {effect:?}")
             }
         }

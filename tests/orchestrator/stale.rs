@@ -7,8 +7,9 @@ use tasker_worker_rust::broker::memory::MemoryBroker;
 use tasker_worker_rust::broker::topology::{Names, result_key};
 use tasker_worker_rust::broker::{Broker, Message, Properties};
 use tasker_worker_rust::dead_letters::{Replayed, take};
-use tasker_worker_rust::message::header;
+use tasker_worker_rust::message::{ControlMessage, header};
 use tasker_worker_rust::orchestrator::advance::{Advance, Effect, Event, Outcome};
+use tasker_worker_rust::orchestrator::outgoing;
 use tasker_worker_rust::orchestrator::task::{StepState, TaskState};
 use tasker_worker_rust::template::{Lifecycle, Template};
 
@@ -158,6 +159,69 @@ fn a_request_sent_again_too_often_is_parked_and_the_count_begins_anew_with_each_
     assert_eq!((world.state("a"), world.task.state), (StepState::Error, TaskState::Error));
     // Its own copy of the dead letter.
     assert_eq!(world.hear(world.dead_letter("a", 2)).outcome, Outcome::Duplicate);
+}
+
+#[test]
+fn what_runs_of_a_step_that_is_given_up_is_told_to_stop() {
+    let mut world = World::new(with(Lifecycle { max_duration: minutes(30), ..no_limit() }, linear()));
+    let stop = Effect::Stop { step: world.step("a") };
+    assert!(!look(&mut world, 29).effects.contains(&stop));
+    assert!(look(&mut world, 31).effects.contains(&stop));
+
+    let mut world = World::new(linear());
+    world.hear(Event::Replayed { replays: 2, event: Box::new(world.retry("a", 1)) });
+    let message = outgoing::stop(&world.task, world.step("a"), world.now, &Names::default());
+    assert_eq!(message.exchange, Names::default().control());
+    let order: ControlMessage = serde_json::from_slice(&message.body).expect("an order");
+    let step_uuid = world.task.steps[world.step("a")].uuid;
+    assert_eq!(order, ControlMessage::StopStep { step_uuid, replays: world.task.steps[0].replays });
+}
+
+#[test]
+fn a_task_that_fails_by_spent_attempts_is_recorded_once_and_by_no_other_failure() {
+    let broken = |world: &World, step: &str, attempt: u32, retryable: bool| {
+        let mut result = result_of(&world.request(step, attempt), Err("busy"));
+        result.error.as_mut().expect("it failed").retryable = retryable;
+        Event::Result(Box::new(result))
+    };
+    let findings = |advance: &Advance| -> Vec<(&'static str, String)> {
+        let finding = |effect: &Effect| match effect {
+            Effect::Record(finding) => Some((finding.reason, finding.metadata.get().to_owned())),
+            _ => None,
+        };
+        advance.effects.iter().filter_map(finding).collect()
+    };
+    let spent = |step: &str| {
+        let metadata = json!({"step": step, "attempts": 3, "max_attempts": 3});
+        vec![("max_retries_exceeded", metadata.to_string())]
+    };
+    for (attempt, retryable, recorded) in [(3, true, true), (3, false, false), (1, false, false)] {
+        let mut world = World::new(linear());
+        let advance = world.hear(broken(&world, "a", attempt, retryable));
+        assert_eq!(findings(&advance), if recorded { spent("a") } else { vec![] }, "{attempt} {retryable}");
+        assert_eq!(world.task.state, TaskState::Error);
+    }
+    // The second step adds nothing to the record of the first; one that was to undo another does.
+    let mut world =
+        World::new(template("shop", &[("a", vec![]), ("b", vec!["a"]), ("c", vec!["a"]), ("~a", vec![])]));
+    world.hear(world.success("a", 1));
+    assert_eq!(findings(&world.hear(broken(&world, "b", 3, true))), spent("b"));
+    assert_eq!(findings(&world.hear(broken(&world, "c", 3, true))), []);
+    assert_eq!(findings(&world.hear(broken(&world, "~a", 3, true))), spent("~a"));
+
+    // The worker's dead letter may come first, and the broker's own comes alone.
+    for (reason, recorded) in [
+        ("retries_exhausted", Some("max_retries_exceeded")),
+        ("delivery_limit", Some("worker_unavailable")),
+        ("permanent_error", None),
+    ] {
+        let mut world = World::new(linear());
+        let Event::DeadLetter(mut letter) = world.dead_letter("a", 3) else { unreachable!() };
+        letter.reason = reason.to_owned();
+        let advance = world.hear(Event::DeadLetter(letter));
+        assert_eq!(findings(&advance).first().map(|(reason, _)| *reason), recorded, "{reason}");
+        assert_eq!(findings(&world.hear(broken(&world, "a", 3, true))), [], "{reason}");
+    }
 }
 
 #[tokio::test]

@@ -87,6 +87,50 @@ async fn a_damaged_file_is_named_and_left_alone() {
 }
 
 #[tokio::test]
+async fn a_file_damaged_while_it_is_in_use_stops_the_work_and_loses_nothing_that_a_backup_has() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let url = sqlite(directory.path());
+    let broker = MemoryBroker::new();
+    let toy = Toy::start(&broker, 1, |_| Answer::Silence);
+    let orchestrator = start(&config(&url), &broker, linear()).await;
+    let task_uuid = orchestrator.submit(task(json!(1))).await.expect("a new task");
+    toy.has_run(1).await;
+    until("an empty outbox", async || texts(&orchestrator, "SELECT 'row' FROM outbox").await.is_empty())
+        .await;
+
+    let other = SqlitePool::connect(&url).await.expect("the file is there");
+    // A write of another process makes the orchestrator read the file again.
+    for statement in ["PRAGMA user_version = 1", "PRAGMA wal_checkpoint(TRUNCATE)"] {
+        sqlx::query(AssertSqlSafe(statement)).execute(&other).await.expect("it may be written");
+    }
+    other.close().await;
+    let file = directory.path().join("tasker.sqlite");
+    let backup = std::fs::read(&file).expect("the store's file");
+    let mut content = backup.clone();
+    content[4_096..].fill(0xa5);
+    std::fs::write(&file, &content).expect("it may be written");
+
+    publish_answer(&*toy.broker, &toy.ran()[0], &Answer::Succeed(json!("a"))).await;
+    until("the failure to be noticed", async || orchestrator.health().store_problem.is_some()).await;
+    let refused = orchestrator.submit(task(json!(2))).await.expect_err("it takes nothing");
+    assert!(refused.to_string().contains("the file is damaged: restore it from a backup"), "{refused}");
+    assert!(!orchestrator.health().accepts_tasks());
+    within("the end", orchestrator.shutdown()).await;
+    assert_eq!(broker.depth("tasker.orchestrator").await.expect("a queue"), Some(1), "not acked");
+
+    drop(toy);
+    let toy = Toy::succeeding(&broker);
+    for left in ["tasker.sqlite-wal", "tasker.sqlite-shm"] {
+        // Whether they are left behind is SQLite's business.
+        std::fs::remove_file(directory.path().join(left)).ok();
+    }
+    std::fs::write(&file, &backup).expect("it may be written");
+    let orchestrator = start(&config(&url), &broker, linear()).await;
+    assert_eq!(finished(&orchestrator, task_uuid).await, TaskState::Complete);
+    assert_eq!(toy.names(), ["b:1", "c:1"]);
+}
+
+#[tokio::test]
 async fn while_another_process_holds_a_lock_callers_are_told_and_nothing_is_acked() {
     let directory = tempfile::tempdir().expect("a directory");
     let url = sqlite(directory.path());

@@ -18,9 +18,9 @@ use crate::support::Kind;
 use crate::system::System;
 
 on_both_brokers! {
-    a_chain_of_one_thousand_steps_runs_to_its_end
-    a_fan_out_of_ten_thousand_steps_runs_to_its_end
-    ten_thousand_batches_run_to_their_end
+    a_long_chain_runs_to_its_end
+    a_wide_fan_out_runs_to_its_end
+    many_batches_run_to_their_end
     a_request_that_would_be_too_large_fails_its_step_and_says_so
 }
 
@@ -79,24 +79,38 @@ async fn run(
     task
 }
 
-async fn a_chain_of_one_thousand_steps_runs_to_its_end(kind: Kind) {
-    let name = |step: usize| format!("s{step}");
-    let steps = (0..1_000).map(|step| (name(step), after(step.checked_sub(1).into_iter().map(name))));
-    let task = run(kind, "chain of 1,000", parsed(steps), 0).await;
-    assert_eq!(task.total_steps, 1_000);
+/// A tenth of it; all of it for `make scale`.
+fn size(full: usize) -> usize {
+    #[expect(clippy::disallowed_methods, reason = "how large a test is is no setting of the product")]
+    let all = std::env::var_os("SCALE").is_some_and(|scale| scale == "full");
+    if all { full } else { full / 10 }
 }
 
-async fn a_fan_out_of_ten_thousand_steps_runs_to_its_end(kind: Kind) {
-    let middle = || (0..10_000).map(|step| format!("s{step}"));
+fn count(steps: usize) -> i64 {
+    i64::try_from(steps).expect("that many steps can be counted")
+}
+
+async fn a_long_chain_runs_to_its_end(kind: Kind) {
+    let length = size(1_000);
+    let name = |step: usize| format!("s{step}");
+    let steps = (0..length).map(|step| (name(step), after(step.checked_sub(1).into_iter().map(name))));
+    let task = run(kind, &format!("chain of {length}"), parsed(steps), 0).await;
+    assert_eq!(task.total_steps, count(length));
+}
+
+async fn a_wide_fan_out_runs_to_its_end(kind: Kind) {
+    let width = size(10_000);
+    let middle = || (0..width).map(|step| format!("s{step}"));
     let first = ("first".to_owned(), after(std::iter::empty()));
     let fan = middle().map(|name| (name, "dependencies: [first]".to_owned()));
     let last = ("last".to_owned(), after(middle()));
     let steps = std::iter::once(first).chain(fan).chain([last]);
-    let task = run(kind, "fan-out of 10,000", parsed(steps), 0).await;
-    assert_eq!(task.total_steps, 10_002);
+    let task = run(kind, &format!("fan-out of {width}"), parsed(steps), 0).await;
+    assert_eq!(task.total_steps, count(width) + 2);
 }
 
-async fn ten_thousand_batches_run_to_their_end(kind: Kind) {
+async fn many_batches_run_to_their_end(kind: Kind) {
+    let batches = size(10_000);
     let batchable = "type: batchable, batch_config: {worker_template: work, parallelism: 1000}";
     let steps = [
         ("split", batchable),
@@ -104,8 +118,8 @@ async fn ten_thousand_batches_run_to_their_end(kind: Kind) {
         ("join", "type: deferred_convergence, dependencies: [work]"),
     ];
     let steps = steps.into_iter().map(|(name, rest)| (name.to_owned(), rest.to_owned()));
-    let task = run(kind, "10,000 batches", parsed(steps), 10_000).await;
-    assert_eq!(task.total_steps, 10_002);
+    let task = run(kind, &format!("{batches} batches"), parsed(steps), batches as u64).await;
+    assert_eq!(task.total_steps, count(batches) + 2);
 }
 
 async fn a_request_that_would_be_too_large_fails_its_step_and_says_so(kind: Kind) {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tasker_worker_rust::broker::Source;
-use tasker_worker_rust::message::{ControlMessage, ResultStatus, header};
+use tasker_worker_rust::message::{ControlMessage, ResultStatus, StepExecutionRequest, header};
 use tasker_worker_rust::{Namespace, RustWorker, Step, StepError, StepResult};
 use tokio::sync::{Barrier, Notify, Semaphore, mpsc};
 
@@ -29,6 +29,7 @@ on_both_brokers! {
     running_steps_finish_and_unstarted_ones_go_back_on_shutdown
     a_step_cut_off_by_shutdown_spends_no_attempt
     a_cancelled_task_stops_its_running_step_and_its_queued_ones_do_not_start
+    a_step_that_is_told_to_stop_stops_and_another_of_its_task_goes_on
     a_longer_delay_than_the_ladder_has_is_kept
     a_result_above_the_limit_fails_the_step_with_the_reason
     an_ancestors_result_reaches_the_handler
@@ -409,6 +410,46 @@ async fn a_cancelled_task_stops_its_running_step_and_its_queued_ones_do_not_star
     }
     assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
     assert!(has_started.try_recv().is_err(), "the queued step must not start");
+    worker.shutdown().await;
+    desk.close().await;
+}
+
+async fn a_step_that_is_told_to_stop_stops_and_another_of_its_task_goes_on(kind: Kind) {
+    let (started, mut has_started) = tokio::sync::mpsc::unbounded_channel();
+    let handler = move |step: Step| {
+        let started = started.clone();
+        async move {
+            started.send(step.step_uuid()).ok();
+            if step.attempt() == 1 {
+                step.cancelled().await;
+                return Err(StepError::retryable("told to stop"));
+            }
+            StepResult::Ok(step.attempt())
+        }
+    };
+    let mut desk = Desk::open(kind).await;
+    let worker = desk.worker(Namespace::new(NAMESPACE).step("slow", handler)).await;
+    let stopped = desk.ask("slow", json!({})).await;
+    let mut other = desk.request("slow", json!({}));
+    other.task_uuid = stopped.task_uuid;
+    desk.send(&other).await;
+    for _ in 0..2 {
+        within(has_started.recv()).await.expect("it starts");
+    }
+    let tell = async |desk: &Desk, order: ControlMessage| {
+        desk.publish(desk.names.control(), String::new(), serde_json::to_vec(&order).unwrap()).await;
+    };
+    tell(&desk, ControlMessage::StopStep { step_uuid: stopped.step_uuid, replays: 0 }).await;
+    let result = desk.next_result().await;
+    assert_eq!((result.status, result.step_uuid), (ResultStatus::Cancelled, stopped.step_uuid));
+    // What is requested of the step later is wanted.
+    let again = StepExecutionRequest { attempt: 2, ..stopped };
+    desk.send(&again).await;
+    let result = desk.next_result().await;
+    assert_eq!((result.status, result.step_uuid), (ResultStatus::Completed, again.step_uuid));
+    tell(&desk, ControlMessage::StopStep { step_uuid: other.step_uuid, replays: 0 }).await;
+    let result = desk.next_result().await;
+    assert_eq!((result.status, result.step_uuid), (ResultStatus::Cancelled, other.step_uuid));
     worker.shutdown().await;
     desk.close().await;
 }

@@ -124,15 +124,9 @@ async fn tree_and_mixed_dag_answer_exactly(kind: Kind) {
 }
 
 fn order(token: &str) -> Value {
-    json!({
-        "customer": { "id": 7, "name": "Ada", "email": "ada@example.com" },
-        "items": [
-            { "sku": "WIDGET-001", "quantity": 2, "price": 29.99 },
-            { "sku": "GADGET-002", "quantity": 1, "price": 149.99 },
-        ],
-        "payment": { "method": "credit_card", "token": token },
-        "shipping": { "method": "standard", "address": { "street": "1 Main St", "city": "London" } },
-    })
+    let mut order: Value = serde_json::from_str(include_str!("../../config/samples/order.json")).unwrap();
+    order["payment"]["token"] = token.into();
+    order
 }
 
 async fn an_order_is_fulfilled_to_the_cent(kind: Kind) {

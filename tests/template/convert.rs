@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 use tasker_worker_rust::template::{Parsed, convert, differences, document, format_schema, parse};
 
+use super::corpus::FILES;
 use super::{template, with_steps};
 
 const CORPUS: [&str; 4] = [
@@ -54,7 +55,19 @@ fn assert_means_the_same(text: &str) {
 
 #[test]
 fn the_corpus_means_the_same_in_the_current_format() {
-    CORPUS.into_iter().for_each(assert_means_the_same);
+    CORPUS.into_iter().chain(FILES.map(|(_, text)| text)).for_each(assert_means_the_same);
+}
+
+#[test]
+fn the_comments_at_the_head_of_a_file_are_kept() {
+    let head = "# yaml-language-server: $schema=task-template.schema.json\n# Ours.\n";
+    let converted = |text: &str| convert(text).unwrap().text;
+    let body = with_steps("  - {name: a} # and this is lost\n");
+    let text = converted(&format!("{head}\n{body}"));
+    assert!(text.starts_with(head) && !text.contains("lost"), "{text}");
+    assert_eq!(text, converted(&format!("---\n{head}{body}")), "also behind the mark of a document");
+    assert_eq!(converted(&text), text);
+    assert!(converted(&body).starts_with("name: "));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod catalog;
 mod convert;
+mod corpus;
 mod fields;
 mod formats;
 mod graph;

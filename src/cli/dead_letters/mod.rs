@@ -56,8 +56,9 @@ pub(super) struct Selection {
     limit: Option<usize>,
 }
 
+/// Letters that something is done to.
 #[derive(Debug, clap::Args)]
-pub(super) struct Replay {
+struct Chosen {
     #[command(flatten)]
     selection: Selection,
     /// Every one of them; needed where nothing else says which.
@@ -66,6 +67,12 @@ pub(super) struct Replay {
     /// Say what would be done, and do nothing.
     #[arg(long)]
     dry_run: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Replay {
+    #[command(flatten)]
+    chosen: Chosen,
     /// At most so many per second.
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
@@ -85,13 +92,7 @@ pub(super) struct Replay {
 #[derive(Debug, clap::Args)]
 pub(super) struct Discard {
     #[command(flatten)]
-    selection: Selection,
-    /// Every one of them; needed where nothing else says which.
-    #[arg(long)]
-    all: bool,
-    /// Say what would be done, and do nothing.
-    #[arg(long)]
-    dry_run: bool,
+    chosen: Chosen,
     /// Do not ask.
     #[arg(long)]
     yes: bool,
@@ -105,13 +106,13 @@ impl Command {
                 return Err(Error::Config(vec!["say which dead letters: `list` names them".to_owned()]));
             }
             Self::Show(_) => {}
-            Self::Replay(Replay { selection, all, .. }) | Self::Discard(Discard { selection, all, .. }) => {
-                selection.must_select(*all)?;
+            Self::Replay(Replay { chosen, .. }) | Self::Discard(Discard { chosen, .. }) => {
+                chosen.must_say_which()?;
             }
         }
         if let Self::Discard(discard) = self
             && !discard.yes
-            && !discard.dry_run
+            && !discard.chosen.dry_run
             && !std::io::stdin().is_terminal()
         {
             return Err(Error::Config(vec!["nobody can be asked here: confirm with --yes".to_owned()]));
@@ -132,19 +133,23 @@ impl Command {
     }
 }
 
-impl Selection {
-    fn must_select(&self, all: bool) -> Result<(), Error> {
-        let selects = !self.ids.is_empty()
-            || !self.namespaces.namespaces.is_empty()
-            || self.limit.is_some()
-            || [&self.step, &self.code, &self.reason].into_iter().any(Option::is_some)
-            || self.older_than.or(self.newer_than).is_some();
-        if selects || all {
+impl Chosen {
+    fn must_say_which(&self) -> Result<(), Error> {
+        let Selection { ids, namespaces, step, code, reason, older_than, newer_than, limit } =
+            &self.selection;
+        let says = !ids.is_empty()
+            || !namespaces.namespaces.is_empty()
+            || limit.is_some()
+            || [step, code, reason].into_iter().any(Option::is_some)
+            || older_than.or(*newer_than).is_some();
+        if says || self.all {
             return Ok(());
         }
         Err(Error::Config(vec!["say which dead letters, by id or filter, or give --all".to_owned()]))
     }
+}
 
+impl Selection {
     /// Takes hold of the letters of all namespaces, and says how many more there are. All are held to the end,
     /// so that those that stay go back in their order.
     async fn take(&self, broker: &dyn Broker, config: &Config) -> Result<(Vec<Letter>, u64), Error> {
@@ -232,20 +237,21 @@ fn say_unseen(unseen: u64) {
 
 impl Replay {
     async fn run(&self, broker: &dyn Broker, config: &Config, output: Output) -> Result<Answer, Error> {
-        let filter = self.selection.filter()?;
+        let filter = self.chosen.selection.filter()?;
         let client = (!self.unchecked).then(|| self.api.client(config)).transpose()?;
-        let (mut letters, unseen) = self.selection.take(broker, config).await?;
+        let (mut letters, unseen) = self.chosen.selection.take(broker, config).await?;
         let (publisher, names) = (broker.publisher(), config.names());
         let mut pace = self.rate.map(|rate| tokio::time::interval(Duration::from_secs(1) / rate));
-        let mut rows = self.selection.missing_rows(&letters);
-        let meant = letters.iter_mut().filter(|letter| filter.matches(letter)).take(self.selection.limit());
+        let mut rows = self.chosen.selection.missing_rows(&letters);
+        let meant =
+            letters.iter_mut().filter(|letter| filter.matches(letter)).take(self.chosen.selection.limit());
         for letter in meant {
             let row = Row::of(letter);
             if let Some(why_not) = self.objection(letter, client.as_ref()).await? {
                 rows.push(row.end("skipped", Some(why_not)));
                 continue;
             }
-            if self.dry_run {
+            if self.chosen.dry_run {
                 rows.push(row.end("would be replayed", None));
                 continue;
             }
@@ -292,17 +298,18 @@ fn unchecked(error: Error) -> Error {
 
 impl Discard {
     async fn run(&self, broker: &dyn Broker, config: &Config, output: Output) -> Result<Answer, Error> {
-        let filter = self.selection.filter()?;
-        let (mut letters, unseen) = self.selection.take(broker, config).await?;
-        let mut rows = self.selection.missing_rows(&letters);
-        let meant = letters.iter_mut().filter(|letter| filter.matches(letter)).take(self.selection.limit());
+        let filter = self.chosen.selection.filter()?;
+        let (mut letters, unseen) = self.chosen.selection.take(broker, config).await?;
+        let mut rows = self.chosen.selection.missing_rows(&letters);
+        let meant =
+            letters.iter_mut().filter(|letter| filter.matches(letter)).take(self.chosen.selection.limit());
         let meant: Vec<&mut Letter> = meant.collect();
-        let agreed = self.dry_run || self.yes || meant.is_empty() || confirmed(meant.len());
+        let agreed = self.chosen.dry_run || self.yes || meant.is_empty() || confirmed(meant.len());
         for letter in meant {
             let row = Row::of(letter);
             rows.push(if !agreed {
                 row.end("kept", None)
-            } else if self.dry_run {
+            } else if self.chosen.dry_run {
                 row.end("would be discarded", None)
             } else {
                 match letter.discard() {

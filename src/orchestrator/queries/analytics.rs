@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::{QueryBuilder, SqlitePool};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{FromRow, QueryBuilder, SqlitePool};
 
 use super::Result;
 use super::rows::time;
@@ -70,29 +71,27 @@ pub(crate) async fn performance(readers: &SqlitePool, now: i64, hours: u32) -> R
     })
 }
 
-/// Namespace, template, version, step, average, longest, ended, failed, and when the last one ended.
-type SlowRow = (String, String, String, String, f64, f64, i64, i64, Option<i64>);
+/// What was slowest on average, of what ended `at_least` so often. `of` groups the newest tasks, or what belongs to them.
+async fn slowest<T>(readers: &SqlitePool, of: &str, at_least: u32, limit: u32) -> Result<Vec<T>>
+where
+    T: for<'r> FromRow<'r, SqliteRow> + Send + Unpin,
+{
+    let sql = format!("{NEWEST} {of} HAVING COUNT(*) >= ? ORDER BY average DESC LIMIT ?");
+    let query = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(0).bind(TASKS).bind(at_least).bind(limit);
+    query.fetch_all(readers).await
+}
 
 /// The steps that took longest on average.
 pub(crate) async fn slow_steps(readers: &SqlitePool, limit: u32, at_least: u32) -> Result<Vec<SlowStep>> {
-    let sql = format!(
-        "{NEWEST} SELECT newest.namespace, newest.name, newest.version, steps.name, \
+    type Row = (String, String, String, String, f64, f64, i64, i64, Option<i64>);
+    let of = "SELECT newest.namespace, newest.name, newest.version, steps.name, \
          COALESCE(AVG(MAX(steps.completed_at - steps.last_attempted_at, 0)), 0) / 1000.0 AS average, \
          COALESCE(MAX(MAX(steps.completed_at - steps.last_attempted_at, 0)), 0) / 1000.0, \
          COUNT(*), SUM(steps.state = 'error'), MAX(steps.completed_at) \
          FROM newest JOIN steps ON steps.task_uuid = newest.task_uuid \
          WHERE steps.completed_at IS NOT NULL AND steps.state <> 'cancelled' \
-         GROUP BY newest.namespace, newest.name, newest.version, steps.name HAVING COUNT(*) >= ? \
-         ORDER BY average DESC LIMIT ?"
-    );
-    let rows: Vec<SlowRow> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-        .bind(0)
-        .bind(TASKS)
-        .bind(at_least)
-        .bind(limit)
-        .fetch_all(readers)
-        .await?;
-    let step = |(namespace, name, version, step, average, longest, ended, failed, last): SlowRow| {
+         GROUP BY newest.namespace, newest.name, newest.version, steps.name";
+    let step = |(namespace, name, version, step, average, longest, ended, failed, last): Row| {
         Ok(SlowStep {
             namespace_name: namespace,
             task_name: name,
@@ -106,26 +105,17 @@ pub(crate) async fn slow_steps(readers: &SqlitePool, limit: u32, at_least: u32) 
             last_executed_at: last.map(time).transpose()?,
         })
     };
-    rows.into_iter().map(step).collect()
+    slowest(readers, of, at_least, limit).await?.into_iter().map(step).collect()
 }
 
 /// The templates whose tasks took longest on average.
 pub(crate) async fn slow_tasks(readers: &SqlitePool, limit: u32, at_least: u32) -> Result<Vec<SlowTask>> {
     type Row = (String, String, String, f64, f64, f64, i64, i64, Option<i64>);
-    let sql = format!(
-        "{NEWEST} SELECT namespace, name, version, AVG(completed_at - created_at) / 1000.0 AS average, \
+    let of = "SELECT namespace, name, version, AVG(completed_at - created_at) / 1000.0 AS average, \
          MAX(completed_at - created_at) / 1000.0, \
          AVG((SELECT COUNT(*) FROM steps WHERE steps.task_uuid = newest.task_uuid)), \
          COUNT(*), SUM(state = 'error'), MAX(completed_at) FROM newest WHERE completed_at IS NOT NULL \
-         GROUP BY namespace, name, version HAVING COUNT(*) >= ? ORDER BY average DESC LIMIT ?"
-    );
-    let rows: Vec<Row> = sqlx::query_as(sqlx::AssertSqlSafe(sql))
-        .bind(0)
-        .bind(TASKS)
-        .bind(at_least)
-        .bind(limit)
-        .fetch_all(readers)
-        .await?;
+         GROUP BY namespace, name, version";
     let task = |(namespace, name, version, average, longest, steps, ended, failed, last): Row| {
         Ok(SlowTask {
             namespace_name: namespace,
@@ -140,7 +130,7 @@ pub(crate) async fn slow_tasks(readers: &SqlitePool, limit: u32, at_least: u32) 
             last_executed_at: last.map(time).transpose()?,
         })
     };
-    rows.into_iter().map(task).collect()
+    slowest(readers, of, at_least, limit).await?.into_iter().map(task).collect()
 }
 
 /// How many tasks, and how many of the newest tasks' steps, are in which state.

@@ -22,6 +22,7 @@ struct ChangeRow {
     reason: Option<String>,
     worker_id: Option<String>,
     duration_ms: Option<i64>,
+    result: Option<String>,
     at: i64,
 }
 
@@ -32,28 +33,26 @@ pub(crate) async fn audit(
     step_uuid: Uuid,
 ) -> Result<Vec<StepAuditResponse>> {
     let mut snapshot = readers.begin().await?;
-    let (correlation_id, name): (String, String) = sqlx::query_as(
-        "SELECT tasks.correlation_id, steps.name FROM steps JOIN tasks ON tasks.task_uuid = steps.task_uuid \
+    let (correlation_id, name, output): (String, String, Option<String>) = sqlx::query_as(
+        "SELECT tasks.correlation_id, steps.name, steps.output FROM steps JOIN tasks ON tasks.task_uuid = steps.task_uuid \
          WHERE steps.step_uuid = ?",
     )
     .bind(step_uuid.to_string())
     .fetch_one(&mut *snapshot)
     .await?;
-    let outcome: OutcomeRow = sqlx::query_as("SELECT output, result, error FROM steps WHERE step_uuid = ?")
-        .bind(step_uuid.to_string())
-        .fetch_one(&mut *snapshot)
-        .await?;
     let changes: Vec<ChangeRow> = sqlx::query_as(
         "SELECT transition_id, step_uuid, NULL AS name, from_state, to_state, attempt, reason, worker_id, \
-         duration_ms, at FROM transitions WHERE step_uuid = ? ORDER BY transition_id DESC",
+         duration_ms, result, at FROM transitions WHERE step_uuid = ? ORDER BY transition_id DESC",
     )
     .bind(step_uuid.to_string())
     .fetch_all(&mut *snapshot)
     .await?;
-    // Only the last result is kept.
-    let mut result = outcome.results()?;
     let record = |change: ChangeRow| {
         let state = StepState::parse(&change.to_state);
+        let success = state.is_some_and(StepState::satisfies);
+        // Once it has succeeded, it does so no more: its output is of that change.
+        let output = output.clone().filter(|_| success);
+        let result = OutcomeRow { output, result: change.result, error: None }.results()?;
         let audit_uuid = Uuid::new_v5(&step_uuid, format!("transition {}", change.transition_id).as_bytes());
         Ok(StepAuditResponse {
             audit_uuid,
@@ -64,9 +63,9 @@ pub(crate) async fn audit(
             worker_uuid: change.worker_id.as_deref().and_then(|id| Uuid::try_parse(id).ok()),
             worker_id: change.worker_id,
             correlation_id: Uuid::try_parse(&correlation_id).ok(),
-            success: state.is_some_and(StepState::satisfies),
+            success,
             execution_time_ms: change.duration_ms,
-            result: state.filter(|state| state.is_finished()).and_then(|_| result.take()),
+            result,
             step_name: name.clone(),
             from_state: change.from_state,
             to_state: change.to_state,
@@ -85,7 +84,7 @@ pub(crate) async fn events(
 ) -> Result<Vec<(i64, TaskEvent)>> {
     let changes: Vec<ChangeRow> = sqlx::query_as(
         "SELECT transition_id, transitions.step_uuid, steps.name, from_state, to_state, attempt, reason, \
-         worker_id, duration_ms, at FROM transitions LEFT JOIN steps ON steps.step_uuid = transitions.step_uuid \
+         worker_id, duration_ms, NULL AS result, at FROM transitions LEFT JOIN steps ON steps.step_uuid = transitions.step_uuid \
          WHERE transitions.task_uuid = ? AND transition_id > ? ORDER BY transition_id LIMIT ?",
     )
     .bind(task_uuid.to_string())

@@ -28,6 +28,11 @@ const STEPS: &str = "SELECT step_uuid, name, state, attempts, max_attempts, next
      last_attempted_at, last_failure_at, created_at, updated_at, completed_at FROM steps \
      WHERE task_uuid = ? ORDER BY position";
 
+/// What came of steps; more words say of which.
+const OUTCOMES: &str = "SELECT output, error, (SELECT result FROM transitions \
+     WHERE transitions.step_uuid = steps.step_uuid AND result IS NOT NULL ORDER BY transition_id DESC LIMIT 1) \
+     AS result FROM steps WHERE ";
+
 /// A task with the readiness of its steps.
 pub(crate) async fn task(readers: &SqlitePool, task_uuid: Uuid) -> Result<Option<TaskResponse>> {
     Ok(match task_steps(&mut *readers.begin().await?, task_uuid).await? {
@@ -44,15 +49,19 @@ pub(crate) async fn tasks(
     per_page: u32,
 ) -> Result<TaskListResponse> {
     let mut snapshot = readers.begin().await?;
-    let mut count = QueryBuilder::new("SELECT COUNT(*) FROM tasks");
+    let mut count = QueryBuilder::new("SELECT COUNT(*) FROM (SELECT 1 FROM tasks");
     push_filters(&mut count, query);
+    count.push(" LIMIT ").push_bind(Pagination::COUNTED + 1).push(")");
     let total_count: i64 = count.build_query_scalar().fetch_one(&mut *snapshot).await?;
 
     let mut select = QueryBuilder::new(TASKS);
     push_filters(&mut select, query);
-    select.push(" ORDER BY created_at DESC, task_uuid DESC LIMIT ").push_bind(i64::from(per_page));
+    select.push(" ORDER BY created_at DESC, task_uuid DESC LIMIT ").push_bind(i64::from(per_page) + 1);
     select.push(" OFFSET ").push_bind(i64::from(page.saturating_sub(1)) * i64::from(per_page));
-    let rows: Vec<TaskRow> = select.build_query_as().fetch_all(&mut *snapshot).await?;
+    let mut rows: Vec<TaskRow> = select.build_query_as().fetch_all(&mut *snapshot).await?;
+    // One more than is shown tells whether there is a next page.
+    let has_next = rows.len() > per_page as usize;
+    rows.truncate(per_page as usize);
 
     let progress = progress_of(&mut snapshot, &rows).await?;
     let response = |row: &TaskRow| {
@@ -60,7 +69,7 @@ pub(crate) async fn tasks(
         row.response(progress, Vec::new())
     };
     let tasks = rows.iter().map(response).collect::<Result<_>>()?;
-    Ok(TaskListResponse { tasks, pagination: Pagination::new(page, per_page, total_count) })
+    Ok(TaskListResponse { tasks, pagination: Pagination::new(page, per_page, total_count, has_next) })
 }
 
 /// A task's steps with their results, in the template's order; `None` where there is no such task.
@@ -69,11 +78,9 @@ pub(crate) async fn steps(readers: &SqlitePool, task_uuid: Uuid) -> Result<Optio
     let Some(task) = task_steps(&mut snapshot, task_uuid).await? else {
         return Ok(None);
     };
-    let outcomes: Vec<OutcomeRow> =
-        sqlx::query_as("SELECT output, result, error FROM steps WHERE task_uuid = ? ORDER BY position")
-            .bind(task_uuid.to_string())
-            .fetch_all(&mut *snapshot)
-            .await?;
+    let mut select = QueryBuilder::new(OUTCOMES);
+    select.push("task_uuid = ").push_bind(task_uuid.to_string()).push(" ORDER BY position");
+    let outcomes: Vec<OutcomeRow> = select.build_query_as().fetch_all(&mut *snapshot).await?;
     let states = task.states();
     let step = |(row, outcome)| task.step_response(&states, row, outcome);
     task.steps.iter().zip(outcomes).map(step).collect::<Result<_>>().map(Some)
@@ -99,10 +106,9 @@ pub(crate) async fn step(readers: &SqlitePool, task_uuid: Uuid, step: &str) -> R
     let Some(row) = task.steps.iter().find(|row| row.step_uuid == step_uuid || row.name == step) else {
         return Ok(Found::NoStep(task.steps.into_iter().map(|row| row.name).collect()));
     };
-    let outcome: OutcomeRow = sqlx::query_as("SELECT output, result, error FROM steps WHERE step_uuid = ?")
-        .bind(&row.step_uuid)
-        .fetch_one(&mut *snapshot)
-        .await?;
+    let mut select = QueryBuilder::new(OUTCOMES);
+    select.push("step_uuid = ").push_bind(row.step_uuid.clone());
+    let outcome: OutcomeRow = select.build_query_as().fetch_one(&mut *snapshot).await?;
     Ok(Found::Step(Box::new(task.step_response(&task.states(), row, outcome)?)))
 }
 

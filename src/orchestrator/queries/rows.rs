@@ -105,12 +105,12 @@ impl StepRow {
     }
 }
 
-/// What a step left behind. `result` is the last result message without its data, which is `output`.
+/// What a step left behind. `result` is a result message without its data, which is `output`.
 #[derive(FromRow)]
 pub(super) struct OutcomeRow {
-    output: Option<String>,
-    result: Option<String>,
-    error: Option<String>,
+    pub(super) output: Option<String>,
+    pub(super) result: Option<String>,
+    pub(super) error: Option<String>,
 }
 
 impl OutcomeRow {

@@ -22,7 +22,7 @@ use sqlx::sqlite::{
 };
 
 pub(super) use damage::DAMAGED;
-pub(super) use read::{Loaded, OutboxRow, OverdueStep, StoredTask};
+pub(super) use read::{Loaded, OutboxRow, OverdueStep, Rank, StoredTask};
 pub(super) use rows::{Batch, FindingRow, StepRow, TaskRow, TaskStateRow, TransitionRow};
 
 use crate::Error;

@@ -1,5 +1,6 @@
 //! The statements that read: what the orchestrator needs to go on after a restart.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
@@ -52,13 +53,24 @@ pub(crate) struct OverdueStep {
 #[derive(Debug, Clone)]
 pub(crate) struct OutboxRow {
     pub(crate) outbox_id: i64,
+    /// What is sent first: a higher one.
+    pub(crate) priority: i32,
     pub(crate) message: Message,
     /// When it was written, in milliseconds since 1970.
     pub(crate) created_at: i64,
 }
 
-/// An outbox row's id, and the row or why it cannot be read.
-pub(crate) type Unsent = (i64, Result<OutboxRow, String>);
+/// What goes out before the other: the higher priority, and of the same one the older.
+pub(crate) type Rank = (Reverse<i32>, i64);
+
+impl OutboxRow {
+    pub(crate) fn rank(&self) -> Rank {
+        (Reverse(self.priority), self.outbox_id)
+    }
+}
+
+/// An outbox row's place, and the row or why it cannot be read.
+pub(crate) type Unsent = (Rank, Result<OutboxRow, String>);
 
 impl Store {
     /// A task and its steps.
@@ -185,20 +197,22 @@ impl Store {
         rows.iter().map(|row| uuid(row, 0).map_err(|reason| self.damaged(reason))).collect()
     }
 
-    /// Unsent messages after `outbox_id`, in order.
-    pub(crate) async fn unsent(&self, outbox_id: i64, limit: i64) -> Result<Vec<Unsent>, Error> {
+    /// Unsent messages after that of `rank`, in the order in which they are to be sent.
+    pub(crate) async fn unsent(&self, rank: Rank, limit: i64) -> Result<Vec<Unsent>, Error> {
+        let (Reverse(priority), outbox_id) = rank;
         let rows = sqlx::query(
-            "SELECT outbox_id, exchange, routing_key, properties, body, created_at FROM outbox \
-             WHERE outbox_id > ? ORDER BY outbox_id LIMIT ?",
+            "SELECT outbox_id, exchange, routing_key, properties, body, created_at, priority FROM outbox \
+             WHERE priority <= ?1 AND (priority < ?1 OR outbox_id > ?2) \
+             ORDER BY priority DESC, outbox_id LIMIT ?3",
         )
+        .bind(priority)
         .bind(outbox_id)
         .bind(limit)
         .fetch_all(&self.readers)
         .await
         .map_err(|error| self.problem(&error))?;
         let read = |row: &SqliteRow| -> Result<Unsent, String> {
-            let outbox_id = column(row, 0)?;
-            Ok((outbox_id, read_outbox(row)))
+            Ok(((Reverse(column(row, 6)?), column(row, 0)?), read_outbox(row)))
         };
         rows.iter().map(|row| read(row).map_err(|reason| self.damaged(reason))).collect()
     }
@@ -265,6 +279,7 @@ fn read_outbox(row: &SqliteRow) -> Result<OutboxRow, String> {
     let body: String = column(row, 4)?;
     Ok(OutboxRow {
         outbox_id: column(row, 0)?,
+        priority: column(row, 6)?,
         message: Message {
             exchange: column(row, 1)?,
             routing_key: column(row, 2)?,

@@ -22,7 +22,8 @@ pub(crate) struct Batch {
     pub(crate) steps: Vec<StepRow>,
     pub(crate) transitions: Vec<TransitionRow>,
     pub(crate) findings: Vec<FindingRow>,
-    pub(crate) outbox: Vec<Message>,
+    /// Each with its priority.
+    pub(crate) outbox: Vec<(i32, Message)>,
     /// Outbox rows that the broker has confirmed.
     pub(crate) sent: Vec<i64>,
 }
@@ -86,8 +87,6 @@ pub(crate) struct StepRow {
     pub(crate) run: StepRun,
     /// Whether `run.output` is new.
     pub(crate) output: bool,
-    /// The last result without its data, where it is new.
-    pub(crate) result: Option<Json>,
 }
 
 #[derive(Debug)]
@@ -100,4 +99,6 @@ pub(crate) struct TransitionRow {
     pub(crate) reason: Option<String>,
     pub(crate) worker_id: Option<String>,
     pub(crate) duration_ms: Option<u64>,
+    /// The result that caused it, without its data.
+    pub(crate) result: Option<Json>,
 }

@@ -149,7 +149,7 @@ async fn task_states(connection: &mut SqliteConnection, batch: &Batch) -> Result
 
 async fn new_steps(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     let head = "INSERT INTO steps (step_uuid, task_uuid, position, name, max_attempts, created_at, state, \
-                attempts, output, result, error, enqueued_at, due_at, next_retry_at, last_attempted_at, \
+                attempts, output, error, enqueued_at, due_at, next_retry_at, last_attempted_at, \
                 last_failure_at, completed_at, replays, sent_again, updated_at) ";
     bulk(connection, head, &batch.new_steps, "", |mut row, step| {
         row.push_bind(step.run.uuid.to_string())
@@ -164,11 +164,11 @@ async fn new_steps(connection: &mut SqliteConnection, batch: &Batch) -> Result<(
 }
 
 async fn steps(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
-    let head = "WITH new (step_uuid, state, attempts, output, result, error, enqueued_at, due_at, \
+    let head = "WITH new (step_uuid, state, attempts, output, error, enqueued_at, due_at, \
                 next_retry_at, last_attempted_at, last_failure_at, completed_at, replays, sent_again, updated_at) AS (";
-    // A step's output and result are bound only when they are new; otherwise the stored ones stay.
+    // A step's output is bound only when it is new; otherwise the stored one stays.
     let tail = ") UPDATE steps SET state = new.state, attempts = new.attempts, \
-                output = COALESCE(new.output, steps.output), result = COALESCE(new.result, steps.result), \
+                output = COALESCE(new.output, steps.output), \
                 error = new.error, enqueued_at = new.enqueued_at, due_at = new.due_at, \
                 next_retry_at = new.next_retry_at, last_attempted_at = new.last_attempted_at, \
                 last_failure_at = new.last_failure_at, completed_at = new.completed_at, \
@@ -183,7 +183,6 @@ async fn steps(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), s
 /// The columns that change, in the order both statements have them.
 fn progress(row: &mut Separated<'_, Sqlite, &str>, step: &super::StepRow, now: i64) {
     let run = &step.run;
-    let text = |json: &Json| json.get().to_owned();
     let error = run
         .error
         .as_ref()
@@ -191,7 +190,6 @@ fn progress(row: &mut Separated<'_, Sqlite, &str>, step: &super::StepRow, now: i
     row.push_bind(run.state.as_str())
         .push_bind(i64::from(run.attempts))
         .push_bind(run.output.as_ref().filter(|_| step.output).map(text))
-        .push_bind(step.result.as_ref().map(text))
         .push_bind(error)
         .push_bind(run.enqueued_at)
         .push_bind(run.due_at)
@@ -204,9 +202,13 @@ fn progress(row: &mut Separated<'_, Sqlite, &str>, step: &super::StepRow, now: i
         .push_bind(now);
 }
 
+fn text(json: &Json) -> String {
+    json.get().to_owned()
+}
+
 async fn transitions(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     let head = "INSERT INTO transitions (task_uuid, step_uuid, from_state, to_state, attempt, reason, \
-                worker_id, duration_ms, at) ";
+                worker_id, duration_ms, result, at) ";
     bulk(connection, head, &batch.transitions, "", |mut row, transition| {
         row.push_bind(transition.task_uuid.to_string())
             .push_bind(transition.step_uuid.map(|id| id.to_string()))
@@ -216,6 +218,7 @@ async fn transitions(connection: &mut SqliteConnection, batch: &Batch) -> Result
             .push_bind(transition.reason.clone())
             .push_bind(transition.worker_id.clone())
             .push_bind(transition.duration_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX)))
+            .push_bind(transition.result.as_ref().map(text))
             .push_bind(batch.now);
     })
     .await
@@ -246,12 +249,14 @@ pub(super) async fn findings(
 async fn outbox(connection: &mut SqliteConnection, batch: &Batch) -> Result<Vec<i64>, sqlx::Error> {
     let mut ids = Vec::with_capacity(batch.outbox.len());
     for chunk in chunks(&batch.outbox) {
-        let mut query =
-            QueryBuilder::new("INSERT INTO outbox (exchange, routing_key, properties, body, created_at) ");
-        query.push_values(chunk, |mut row, message| {
+        let mut query = QueryBuilder::new(
+            "INSERT INTO outbox (priority, exchange, routing_key, properties, body, created_at) ",
+        );
+        query.push_values(chunk, |mut row, (priority, message)| {
             let properties = serde_json::to_string(&StoredProperties::from(&message.properties))
                 .expect("properties have string keys only and always encode");
-            row.push_bind(message.exchange.clone())
+            row.push_bind(*priority)
+                .push_bind(message.exchange.clone())
                 .push_bind(message.routing_key.clone())
                 .push_bind(properties)
                 .push_bind(String::from_utf8_lossy(&message.body).into_owned())
