@@ -209,6 +209,7 @@ pub(super) struct Clash {
 pub(super) fn clashes(config: &Config, program: Program) -> Vec<Clash> {
     let mut clashes = Vec::new();
     clashes.extend(ladder(config));
+    clashes.extend(certificate(config));
     if program == Program::Worker {
         clashes.extend(ports(config));
         clashes.extend(repeated_namespaces(config));
@@ -237,6 +238,31 @@ fn ladder(config: &Config) -> Option<Clash> {
     let keys =
         &["broker.delay_ladder.first_ms", "broker.delay_ladder.ratio", "broker.delay_ladder.rungs"][..];
     Some(Clash { keys, problem })
+}
+
+fn certificate(config: &Config) -> Option<Clash> {
+    let tls = &config.broker.tls;
+    let (keys, problem) = match (&tls.certificate_file, &tls.key_file) {
+        (Some(_), None) => (
+            &["broker.tls.certificate_file"][..],
+            "broker.tls.certificate_file is set without broker.tls.key_file; set both, or neither",
+        ),
+        (None, Some(_)) => (
+            &["broker.tls.key_file"][..],
+            "broker.tls.key_file is set without broker.tls.certificate_file; set both, or neither",
+        ),
+        (None, None) if tls.external_login => (
+            &["broker.tls.external_login"][..],
+            "broker.tls.external_login wants a certificate to log in with; set broker.tls.certificate_file and \
+             broker.tls.key_file",
+        ),
+        _ if tls.external_login && config.broker.password_file.is_some() => (
+            &["broker.tls.external_login", "broker.password_file"][..],
+            "broker.tls.external_login and broker.password_file are two ways to log in; choose one",
+        ),
+        _ => return None,
+    };
+    Some(Clash { keys, problem: problem.to_owned() })
 }
 
 fn ports(config: &Config) -> Option<Clash> {

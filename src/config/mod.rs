@@ -284,6 +284,8 @@ settings! {
     } {
         /// The delay queues.
         delay_ladder: LadderConfig;
+        /// Encryption, for addresses that begin with amqps://.
+        tls: TlsConfig;
     }
 
     /// `[broker.delay_ladder]`: the same for everybody on one broker.
@@ -294,6 +296,20 @@ settings! {
         ratio: f64 = 2.0, Rule::Number(1.0, 1_000.0);
         /// How many delays there are.
         rungs: u32 = 14, Rule::Integer(1, 32);
+    }
+
+    /// `[broker.tls]`: PEM files, read at every connect.
+    TlsConfig {
+        /// The authorities that may have signed the broker's certificate, and no others; empty for the public ones.
+        ca_file: Option<PathBuf> = None, Rule::Optional(&Rule::Text);
+        /// The certificate we show to the broker, with those between it and its authority; empty for none.
+        certificate_file: Option<PathBuf> = None, Rule::Optional(&Rule::Text);
+        /// Its key.
+        key_file: Option<PathBuf> = None, Rule::Optional(&Rule::Text);
+        /// The name the broker's certificate must be for; empty for the host in the address.
+        server_name: Option<String> = None, Rule::Optional(&Rule::Text);
+        /// Log in with the certificate (SASL EXTERNAL), not with user and password.
+        external_login: bool = false, Rule::Bool;
     }
 
     /// `[log]`

@@ -205,6 +205,6 @@ fn text(value: &str) -> AMQPValue {
 }
 
 pub(super) fn checked(name: &str) -> Result<ShortString, Failure> {
-    let unusable = |problem| Failure::outage(format!("{name:?} cannot be used: {problem}"), "invalid_name");
-    short("name", name).map_err(|problem| Failure { trouble: Trouble::Refusal, ..unusable(problem) })
+    short("name", name)
+        .map_err(|problem| Failure::refusal(format!("{name:?} cannot be used: {problem}"), "invalid_name"))
 }
