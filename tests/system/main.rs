@@ -6,6 +6,7 @@ mod backlog;
 mod dead_letters;
 mod layout;
 mod ledger;
+mod node;
 mod pause;
 mod program;
 #[path = "../support/proxy.rs"]
@@ -15,5 +16,6 @@ mod scale;
 mod store;
 mod support;
 mod system;
+mod tls;
 mod worker;
 mod workflows;

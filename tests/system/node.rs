@@ -1,0 +1,54 @@
+//! A RabbitMQ node of the test's own, for what cannot be asked of a shared one.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+/// Ends, with all it holds, when dropped.
+pub(crate) struct Node {
+    directory: TempDir,
+    pub(crate) port: u16,
+}
+
+impl Node {
+    /// Starts one with these files in its folder; see `scripts/rabbitmq-node`.
+    pub(crate) fn start(directory: TempDir, files: &[(&str, &str)]) -> Self {
+        for (name, content) in files {
+            std::fs::write(directory.path().join(name), content).unwrap();
+        }
+        let mut node = Self { directory, port: 0 };
+        let started = script("start", node.directory.path(), &[]);
+        assert!(started.status.success(), "{started:?}");
+        let port = std::fs::read_to_string(node.directory.path().join("port")).unwrap();
+        node.port = port.trim().parse().unwrap();
+        node
+    }
+
+    /// Runs rabbitmqctl, and returns what it says.
+    pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
+        let done = script("ctl", self.directory.path(), arguments);
+        assert!(done.status.success(), "rabbitmqctl {arguments:?}: {done:?}");
+        String::from_utf8(done.stdout).unwrap()
+    }
+
+    pub(crate) fn url(&self, user: &str, password: &str) -> String {
+        format!("amqp://{user}:{password}@127.0.0.1:{}/%2f", self.port)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = script("kill", self.directory.path(), &[]);
+    }
+}
+
+fn script(action: &str, directory: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/rabbitmq-node"));
+    command.arg(action).arg(directory).args(arguments).stdin(Stdio::null());
+    // What the node leaves running must not keep our pipes open.
+    if action == "start" {
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+    }
+    command.output().unwrap()
+}
