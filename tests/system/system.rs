@@ -132,7 +132,7 @@ async fn orchestrate(
 ) -> (Orchestrator, Server, Client) {
     let started = Orchestrator::start(config, broker.clone(), catalog.clone()).await;
     let orchestrator = started.expect("the store opens");
-    let router = api::router(orchestrator.clone(), &config.orchestrator);
+    let router = api::router(orchestrator.clone(), &config.orchestrator).unwrap();
     let server = serve("127.0.0.1:0", "orchestrator.listen_address", router).await.expect("a port is free");
     let client = Client::new(&format!("http://{}", server.address())).expect("the address is right");
     (orchestrator, server, client)

@@ -131,9 +131,12 @@ mod tests {
 
     #[test]
     fn an_address_keeps_its_own_heartbeat_and_hides_its_password() {
-        let address =
-            Address::parse(0, "amqp://worker:hun%2Fter2@rabbit:5673/orders?heartbeat=3", &BrokerConfig::default())
-                .unwrap();
+        let address = Address::parse(
+            0,
+            "amqp://worker:hun%2Fter2@rabbit:5673/orders?heartbeat=3",
+            &BrokerConfig::default(),
+        )
+        .unwrap();
         assert_eq!(address.uri.query.heartbeat, Some(3));
         let shown = format!("{address:?}");
         assert!(

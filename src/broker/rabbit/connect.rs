@@ -84,7 +84,16 @@ impl managed::Manager for Dialer {
             },
             self.properties(),
         );
-        connected.await.map_err(|error| Failure::connecting(address, &error))
+        connected.await.map_err(|error| {
+            let failure = Failure::connecting(address, &error);
+            if !address.is_encrypted() || self.tls.certificate_file.is_none() || failure.cause != "connection_lost" {
+                return failure;
+            }
+            // A broker that refuses a certificate says so and hangs up, and the second may arrive first.
+            let hint = "does the broker refuse our certificate? Then renew broker.tls.certificate_file, or have its \
+                        authority trusted by the broker";
+            Failure { text: format!("{}; {hint}", failure.text), ..failure }
+        })
     }
 
     async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> RecycleResult<Failure> {

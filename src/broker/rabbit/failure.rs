@@ -202,7 +202,9 @@ mod tests {
 
     #[test]
     fn a_failed_connect_says_whom_and_why() {
-        let address = Address::parse(0, "amqp://worker:hunter2@127.0.0.1:5672/orders", &BrokerConfig::default()).unwrap();
+        let address =
+            Address::parse(0, "amqp://worker:hunter2@127.0.0.1:5672/orders", &BrokerConfig::default())
+                .unwrap();
         let text = |error: &lapin::Error| Failure::connecting(&address, error).text;
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused).into();
         assert_eq!(text(&refused), "cannot reach 127.0.0.1:5672: connection refused");

@@ -198,8 +198,7 @@ impl Shared {
         if let Some(path) = &config.password_file {
             address::read_password(path)?;
         }
-        let parse =
-            |(index, url): (usize, &AmqpUrl)| Address::parse(index, url.expose(), config);
+        let parse = |(index, url): (usize, &AmqpUrl)| Address::parse(index, url.expose(), config);
         let addresses = config.urls.iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
         if addresses.iter().any(Address::is_encrypted) {
             tls::connector(&config.tls).map_err(BrokerError::Invalid)?;

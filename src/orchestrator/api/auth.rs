@@ -1,0 +1,331 @@
+//! Who may ask what: keys and tokens, the permissions they carry, and how much is answered at all.
+//!
+//! Which permission a route wants stands at the route, in its part of the OpenAPI document. A route that says
+//! nothing is refused to everybody.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use ring::digest::{SHA256, digest};
+use serde::Deserialize;
+use subtle::ConstantTimeEq;
+use utoipa::openapi::OpenApi;
+
+use super::document::{operations, permission};
+use super::error::ApiError;
+use super::tokens::{Tokens, read, unusable};
+use crate::Error;
+use crate::client::API_KEY;
+use crate::config::{AuthConfig, OrchestratorConfig};
+
+/// Every permission there is; `resource:*` stands for all of a resource. `templates:register` is ours.
+const PERMISSIONS: [&str; 18] = [
+    "tasks:create",
+    "tasks:read",
+    "tasks:list",
+    "tasks:cancel",
+    "tasks:context_read",
+    "steps:read",
+    "steps:resolve",
+    "dlq:read",
+    "dlq:update",
+    "dlq:stats",
+    "templates:read",
+    "templates:validate",
+    "templates:register",
+    "system:config_read",
+    "system:handlers_read",
+    "system:analytics_read",
+    "worker:config_read",
+    "worker:templates_read",
+];
+
+/// Shorter keys could be guessed.
+const SHORTEST_KEY: usize = 16;
+
+/// For programs: why nobody was let in.
+const REASON: HeaderName = HeaderName::from_static("x-auth-failure-reason");
+
+impl AuthConfig {
+    /// Whether anybody has to show anything.
+    pub fn is_on(&self) -> bool {
+        self.api_keys_file.is_some() || self.jwt_public_key_file.is_some() || self.jwks_file.is_some()
+    }
+}
+
+/// Stands before every route.
+pub(super) struct Guard {
+    /// What each route wants: nothing, where everybody may.
+    wanted: HashMap<(String, String), Wanted>,
+    /// `None` lets everybody in.
+    holders: Option<Holders>,
+    rate: Rate,
+}
+
+enum Wanted {
+    Nothing,
+    Permission(String),
+}
+
+struct Holders {
+    keys: Vec<Key>,
+    tokens: Option<Tokens>,
+}
+
+struct Key {
+    digest: [u8; 32],
+    permissions: Vec<String>,
+}
+
+impl Guard {
+    /// # Errors
+    /// When a file of keys cannot be used.
+    pub(super) fn new(config: &OrchestratorConfig, document: &OpenApi) -> Result<Self, Error> {
+        let mut wanted = HashMap::new();
+        for (path, item) in &mut document.paths.paths.clone() {
+            for (method, operation) in operations(item) {
+                let wants = match permission(operation) {
+                    Some(permission) => Wanted::Permission(permission),
+                    None if operation.security.is_some() => Wanted::Nothing,
+                    None => Wanted::Permission(String::new()),
+                };
+                wanted.insert((method.to_uppercase(), path.clone()), wants);
+            }
+        }
+        Ok(Self {
+            wanted,
+            holders: Holders::load(&config.auth)?,
+            rate: Rate::new(config.max_requests_per_second),
+        })
+    }
+
+    /// # Errors
+    /// The answer to who may not.
+    fn check(&self, method: &Method, route: &str, headers: &HeaderMap) -> Result<(), Response> {
+        // A GET without its body.
+        let method = if method == Method::HEAD { "GET" } else { method.as_str() };
+        let permission = match self.wanted.get(&(method.to_owned(), route.to_owned())) {
+            // What is no operation is refused by the router, whoever asks.
+            None | Some(Wanted::Nothing) => return Ok(()),
+            Some(Wanted::Permission(permission)) => permission,
+        };
+        if !self.rate.admits(Instant::now()) {
+            let message =
+                "too many requests; ask again in a second, or raise orchestrator.max_requests_per_second";
+            let refusal = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message);
+            return Err(([(header::RETRY_AFTER, "1")], refusal).into_response());
+        }
+        let Some(holders) = &self.holders else { return Ok(()) };
+        let permissions = holders.permissions(headers)?;
+        if permissions.iter().any(|granted| grants(granted, permission)) {
+            return Ok(());
+        }
+        let message =
+            format_args!("this needs the permission {permission:?}, which your key or token does not have");
+        let refusal = ApiError::new(StatusCode::FORBIDDEN, "FORBIDDEN", message);
+        Err(([(REASON, "missing_permission")], refusal).into_response())
+    }
+}
+
+/// Lets a request through, or answers it.
+pub(super) async fn guard(
+    State(guard): State<Arc<Guard>>,
+    route: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if let Some(route) = &route
+        && let Err(refusal) = guard.check(request.method(), route.as_str(), request.headers())
+    {
+        tracing::info!(route = route.as_str(), status = refusal.status().as_u16(), "Refused an API request");
+        return refusal;
+    }
+    next.run(request).await
+}
+
+/// Whether a permission that was granted covers the one that is wanted.
+fn grants(granted: &str, wanted: &str) -> bool {
+    let covers = |resource: &str| wanted.split_once(':').is_some_and(|(of, _)| of == resource);
+    granted == wanted && !wanted.is_empty() || granted.strip_suffix(":*").is_some_and(covers)
+}
+
+impl Holders {
+    fn load(config: &AuthConfig) -> Result<Option<Self>, Error> {
+        if !config.is_on() {
+            return Ok(None);
+        }
+        let keys = match &config.api_keys_file {
+            None => Vec::new(),
+            Some(path) => keys(&String::from_utf8_lossy(&read(path)?))
+                .map_err(|problem| unusable("orchestrator.auth.api_keys_file", path, problem))?,
+        };
+        Ok(Some(Self { keys, tokens: Tokens::load(config)? }))
+    }
+
+    /// What the token, or else the key, in these headers permits.
+    fn permissions(&self, headers: &HeaderMap) -> Result<Vec<String>, Response> {
+        let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
+        let bearer = headers.get(header::AUTHORIZATION).map(text);
+        if let (Some(tokens), Some(token)) =
+            (&self.tokens, bearer.as_deref().and_then(|header| header.strip_prefix("Bearer ")))
+        {
+            let claims = tokens.verify(token.trim()).map_err(|problem| {
+                let message = format!("the token is refused: {problem}");
+                unauthorized("AUTHENTICATION_FAILED", "invalid_token", &message)
+            })?;
+            tracing::debug!(subject = claims.sub, "An API request has a token");
+            return Ok(claims.permissions);
+        }
+        let Some(key) = headers.get(API_KEY) else {
+            let message = "this needs a key in the header X-API-Key, or a token as Authorization: Bearer; with our own \
+                           commands, set TASKER_API_KEY or --api-key-file";
+            return Err(unauthorized("UNAUTHORIZED", "missing_credentials", message));
+        };
+        let shown = digest(&SHA256, key.as_bytes());
+        // All are compared, and all of each, so that the time it takes tells nothing about any.
+        let matches = |key: &&Key| bool::from(key.digest.ct_eq(shown.as_ref()));
+        let mut found = self.keys.iter().filter(matches).collect::<Vec<_>>();
+        match found.pop() {
+            Some(key) => Ok(key.permissions.clone()),
+            None => Err(unauthorized("AUTHENTICATION_FAILED", "unknown_key", "the API key is not known")),
+        }
+    }
+}
+
+fn unauthorized(code: &str, reason: &'static str, message: &str) -> Response {
+    let refusal = ApiError::new(StatusCode::UNAUTHORIZED, code, message);
+    ([(header::WWW_AUTHENTICATE, "Bearer"), (REASON, reason)], refusal).into_response()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeysFile {
+    api_keys: Vec<KeyEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyEntry {
+    key: String,
+    permissions: Vec<String>,
+    /// For whoever reads the file.
+    #[serde(default, rename = "description")]
+    _description: String,
+}
+
+/// # Errors
+/// What is wrong, without a word of a key.
+fn keys(text: &str) -> Result<Vec<Key>, String> {
+    let file: KeysFile = toml::from_str(text).map_err(|error| {
+        let problem = error.message().lines().next().unwrap_or_default().to_owned();
+        format!("{problem}; expected [[api_keys]] tables with key, permissions and description")
+    })?;
+    let mut names: BTreeMap<[u8; 32], usize> = BTreeMap::new();
+    let mut keys = Vec::new();
+    for (index, KeyEntry { key, permissions, .. }) in file.api_keys.into_iter().enumerate() {
+        let number = index + 1;
+        if key.len() < SHORTEST_KEY || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(format!(
+                "key {number} has fewer than {SHORTEST_KEY} letters and digits, or others than these"
+            ));
+        }
+        for permission in &permissions {
+            let known = |known: &&str| *known == permission || grants(permission, known);
+            if !PERMISSIONS.iter().any(|name| known(&name)) {
+                return Err(format!(
+                    "key {number} has the permission {permission:?}; expected one of {}, or such as \"tasks:*\"",
+                    PERMISSIONS.join(", ")
+                ));
+            }
+        }
+        let digest = digest(&SHA256, key.as_bytes()).as_ref().try_into().expect("SHA-256 has 32 bytes");
+        if let Some(first) = names.insert(digest, number) {
+            return Err(format!("key {number} is key {first} once more; give each its own"));
+        }
+        keys.push(Key { digest, permissions });
+    }
+    Ok(keys)
+}
+
+/// How many requests are answered: a second's worth at once, and as many a second from then on.
+struct Rate {
+    per_second: f64,
+    /// What is left, and when that was counted.
+    left: Mutex<(f64, Instant)>,
+}
+
+impl Rate {
+    fn new(per_second: u32) -> Self {
+        let per_second = f64::from(per_second);
+        Self { per_second, left: Mutex::new((per_second, Instant::now())) }
+    }
+
+    fn admits(&self, now: Instant) -> bool {
+        let mut state = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let (left, counted) = *state;
+        let earned = now.saturating_duration_since(counted).as_secs_f64() * self.per_second;
+        let left = (left + earned).min(self.per_second);
+        let admits = left >= 1.0;
+        *state = (if admits { left - 1.0 } else { left }, now.max(counted));
+        admits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_wildcard_covers_one_resource_and_no_more() {
+        for (granted, wanted, covers) in [
+            ("tasks:read", "tasks:read", true),
+            ("tasks:read", "tasks:list", false),
+            ("tasks:*", "tasks:cancel", true),
+            ("task:*", "tasks:cancel", false),
+            ("*", "tasks:cancel", false),
+            (":*", "tasks:cancel", false),
+            ("*:*", "tasks:cancel", false),
+            ("", "", false),
+        ] {
+            assert_eq!(grants(granted, wanted), covers, "{granted} {wanted}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_keys_is_refused_without_a_word_of_a_key() {
+        let entry = |key: &str, permission: &str| {
+            format!("[[api_keys]]\nkey = {key:?}\npermissions = [{permission:?}]\n")
+        };
+        let good = entry("hunter2-hunter2-hunter2", "tasks:*");
+        assert_eq!(keys(&good).map(|keys| keys.len()), Ok(1));
+        for (text, problem) in [
+            (entry("hunter2", "tasks:*"), "fewer than 16"),
+            (entry("hunter2-hunter2-hunter2", "*"), "expected one of tasks:create"),
+            (entry("hunter2-hunter2-hunter2", "tasks:creat"), "\"tasks:creat\""),
+            (format!("{good}{good}"), "key 2 is key 1 once more"),
+            ("[[api_keys]]\nkey = \"hunter2-hunter2-hunter2\"".to_owned(), "missing field"),
+            ("key = \"hunter2-hunter2-hunter2\"".to_owned(), "unknown field"),
+            ("hunter2".to_owned(), "[[api_keys]]"),
+        ] {
+            let said = keys(&text).map(|keys| keys.len()).unwrap_err();
+            assert!(said.contains(problem) && !said.contains("hunter2"), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_rate_admits_a_seconds_worth_at_once_and_then_what_time_brings() {
+        let rate = Rate::new(3);
+        let start = Instant::now();
+        let after = |millis| start + Duration::from_millis(millis);
+        let admitted: Vec<bool> =
+            [0, 0, 0, 0, 400, 400, 10_000].map(|millis| rate.admits(after(millis))).to_vec();
+        assert_eq!(admitted, [true, true, true, false, true, false, true]);
+    }
+}
