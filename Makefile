@@ -117,8 +117,19 @@ lint: ## check format, lints and documentation
 	cargo clippy --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
 
+.PHONY: supply-chain
+supply-chain: ## check licences, sources and known vulnerabilities of the dependencies, and that all are used
+	scripts/supply-chain
+
+.PHONY: sbom
+sbom: ## list every crate in the program as CycloneDX, in target/sbom.cdx.json
+	test -x target/tools/bin/cargo-cyclonedx || CARGO_TARGET_DIR=$$PWD/target/tools/build cargo install --quiet --locked \
+	  --root target/tools --version 0.5.9 cargo-cyclonedx
+	target/tools/bin/cargo-cyclonedx cyclonedx --format json --spec-version 1.5 --describe binaries --quiet
+	mv tasker-worker-rust_bin.cdx.json target/sbom.cdx.json; rm -f *.cdx.json
+
 .PHONY: check
-check: lint test ## what CI runs: lint and test
+check: lint test supply-chain ## what CI runs: lint, test, supply-chain
 
 .PHONY: clean
 clean: ## remove what was built

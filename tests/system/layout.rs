@@ -149,6 +149,36 @@ fn workflows_use_what_users_have() {
 }
 
 #[test]
+fn every_test_that_the_threat_model_names_exists() {
+    fn visit(directory: &Path, text: &mut String) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => visit(&path, text),
+                false if path.extension().is_some_and(|extension| extension == "rs") => {
+                    text.push_str(&fs::read_to_string(path).unwrap());
+                }
+                false => {}
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut tests = String::new();
+    visit(&root.join("tests"), &mut tests);
+    let model = fs::read_to_string(root.join("docs/threat-model.md")).unwrap();
+    let names: Vec<&str> =
+        model.split('`').skip(1).step_by(2).filter(|name| name.matches('_').count() >= 3).collect();
+    assert!(names.len() > 25, "{names:?}");
+    let missing: Vec<&&str> = names.iter().filter(|name| !tests.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty(), "docs/threat-model.md names tests that do not exist: {missing:?}");
+    let table =
+        model.split("## What somebody malicious can do").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| ")).skip(1);
+    let undefended: Vec<&str> = rows.filter(|row| !row.split('|').nth(4).unwrap().contains("_")).collect();
+    assert!(undefended.is_empty(), "without a test: {undefended:?}");
+}
+
+#[test]
 fn no_file_is_too_long_to_read_in_one_sitting() {
     let mut longest: Vec<(usize, String)> = Vec::new();
     for (file, line, _) in code() {

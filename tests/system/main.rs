@@ -12,6 +12,7 @@ mod program;
 #[path = "../support/proxy.rs"]
 #[expect(dead_code, reason = "the broker's own tests do more with it")]
 mod proxy;
+mod rights;
 mod scale;
 mod store;
 mod support;

@@ -125,7 +125,7 @@ impl System {
     }
 }
 
-async fn orchestrate(
+pub(crate) async fn orchestrate(
     config: &Config,
     broker: &Arc<dyn Broker>,
     catalog: &Catalog,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ring::digest::{SHA256, digest};
@@ -169,11 +169,7 @@ impl Holders {
 
     /// What the token, or else the key, in these headers permits.
     fn permissions(&self, headers: &HeaderMap) -> Result<Vec<String>, Response> {
-        let text = |value: &HeaderValue| value.to_str().unwrap_or_default().to_owned();
-        let bearer = headers.get(header::AUTHORIZATION).map(text);
-        if let (Some(tokens), Some(token)) =
-            (&self.tokens, bearer.as_deref().and_then(|header| header.strip_prefix("Bearer ")))
-        {
+        if let (Some(tokens), Some(token)) = (&self.tokens, bearer(headers)) {
             let claims = tokens.verify(token.trim()).map_err(|problem| {
                 let message = format!("the token is refused: {problem}");
                 unauthorized("AUTHENTICATION_FAILED", "invalid_token", &message)
@@ -195,6 +191,11 @@ impl Holders {
             None => Err(unauthorized("AUTHENTICATION_FAILED", "unknown_key", "the API key is not known")),
         }
     }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token)
 }
 
 fn unauthorized(code: &str, reason: &'static str, message: &str) -> Response {
