@@ -33,7 +33,7 @@ namespace: sales
 name: order
 version: 1.0.0
 steps:
-  - {name: quote, handler: {callable: quote}, max_attempts: 3, retry: {backoff: fixed, base_ms: 50}}
+  - {name: quote, handler: {callable: quote}, retry: {max_attempts: 3, backoff: linear, backoff_base_ms: 500}}
   - {name: bill, handler: {callable: bill}, dependencies: [quote]}
 ";
 

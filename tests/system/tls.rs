@@ -2,12 +2,14 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use tasker_worker_rust::broker::rabbit::RabbitBroker;
 use tasker_worker_rust::broker::{Broker, BrokerStatus};
 use tasker_worker_rust::client::Client;
 use tasker_worker_rust::config::{BrokerConfig, TlsConfig};
+use tasker_worker_rust::ops::http;
 use tasker_worker_rust::{Config, Namespace, RustWorker, Step, StepResult};
 
 use crate::node::Node;
@@ -225,17 +227,15 @@ async fn whom_tls_lets_in_and_why_it_refuses_the_others() {
 /// A broker whose certificate runs out is refused, `/health/ready` says so, and a new one is enough to go on.
 async fn a_worker_follows_the_brokers_certificate(scene: &Scene, trusting: TlsConfig) {
     scene.renew("localhost", 2021);
-    let health = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let mut config = Config::default();
     config.broker = scene.config("localhost", trusting);
-    config.worker.health_address.clone_from(&health);
-    config.worker.metrics.prometheus_enabled = false;
     let worker = RustWorker::new(config).namespace(Namespace::new(NAMESPACE).step("nothing", nothing));
     let worker = worker.start().await.unwrap();
-    let client = Client::new(&format!("http://{health}")).unwrap();
+    let router = http::router(Arc::new(worker.health()), false);
+    let server = http::serve("127.0.0.1:0", "worker.health_address", router).await.unwrap();
+    let client = Client::new(&format!("http://{}", server.address())).unwrap();
     let said = eventually("the worker knows", async || {
-        let Ok((ready, report)) = client.health(false).await else { return None };
-        eprintln!("DEBUG {ready} {report}");
+        let (ready, report) = client.health(false).await.unwrap();
         let said = report["checks"]["broker"]["message"].as_str().unwrap().to_owned();
         (!ready && said != "not connected: starting").then_some(said)
     });
