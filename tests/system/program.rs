@@ -283,6 +283,35 @@ fn an_absent_orchestrator_is_named_with_what_to_do() {
 }
 
 #[test]
+fn an_orchestrator_with_keys_obeys_who_shows_one_and_one_without_warns() {
+    let keys = "[[api_keys]]\nkey = \"0123456789abcdef\"\npermissions = [\"tasks:create\"]\n";
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let program = || {
+        Program::new().set("RABBITMQ_URL", "amqp://127.0.0.1:1/%2f").set(
+            "TASKER__ORCHESTRATOR__TEMPLATE_DIRECTORY",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/config/workflows"),
+        )
+    };
+    let secured = program()
+        .write("keys.toml", keys)
+        .write("key", "0123456789abcdef\n")
+        .set("TASKER__ORCHESTRATOR__AUTH__API_KEYS_FILE", "keys.toml")
+        .set("TASKER__ORCHESTRATOR__LISTEN_ADDRESS", format!("127.0.0.1:{port}"))
+        .set("ORCHESTRATION_API_URL", format!("http://127.0.0.1:{port}"));
+    let mut orchestrator = secured.start(&["orchestrator"]);
+    orchestrator.says("serving http");
+    let submit = ["submit", "linear_workflow/mathematical_sequence"];
+    let refused = secured.run(&submit);
+    assert_eq!(refused.status.code(), Some(1), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("set TASKER_API_KEY or --api-key-file"), "{}", stderr(&refused));
+    let taken = secured.run(&[&submit[..], &["--api-key-file", "key"]].concat());
+    assert!(taken.status.success(), "{}", stderr(&taken));
+
+    let open = program().set("TASKER__ORCHESTRATOR__LISTEN_ADDRESS", "0.0.0.0:0");
+    open.start(&["orchestrator"]).says("the api obeys whoever reaches it");
+}
+
+#[test]
 fn a_taken_port_ends_the_worker_and_names_the_setting() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

@@ -105,8 +105,8 @@ impl Guard {
     }
 
     /// # Errors
-    /// The answer to who may not.
-    fn check(&self, method: &Method, route: &str, headers: &HeaderMap) -> Result<(), Response> {
+    /// Why it is not answered.
+    fn check(&self, method: &Method, route: &str, headers: &HeaderMap) -> Result<(), Refusal> {
         // A GET without its body.
         let method = if method == Method::HEAD { "GET" } else { method.as_str() };
         let permission = match self.wanted.get(&(method.to_owned(), route.to_owned())) {
@@ -115,20 +115,54 @@ impl Guard {
             Some(Wanted::Permission(permission)) => permission,
         };
         if !self.rate.admits(Instant::now()) {
-            let message =
-                "too many requests; ask again in a second, or raise orchestrator.max_requests_per_second";
-            let refusal = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message);
-            return Err(([(header::RETRY_AFTER, "1")], refusal).into_response());
+            return Err(Refusal::TooMany);
         }
         let Some(holders) = &self.holders else { return Ok(()) };
-        let permissions = holders.permissions(headers)?;
-        if permissions.iter().any(|granted| grants(granted, permission)) {
+        if holders.permissions(headers)?.iter().any(|granted| grants(granted, permission)) {
             return Ok(());
         }
-        let message =
-            format_args!("this needs the permission {permission:?}, which your key or token does not have");
-        let refusal = ApiError::new(StatusCode::FORBIDDEN, "FORBIDDEN", message);
-        Err(([(REASON, "missing_permission")], refusal).into_response())
+        Err(Refusal::NotPermitted(permission.clone()))
+    }
+}
+
+/// Why a request is not answered.
+enum Refusal {
+    TooMany,
+    NothingShown,
+    UnknownKey,
+    /// And what is wrong with it.
+    BadToken(&'static str),
+    /// The permission that lacks.
+    NotPermitted(String),
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let (code, message, reason) = match self {
+            Self::TooMany => {
+                let message = "too many requests; ask again in a second, or raise orchestrator.max_requests_per_second";
+                let refusal = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message);
+                return ([(header::RETRY_AFTER, "1")], refusal).into_response();
+            }
+            Self::NotPermitted(permission) => {
+                let message = format_args!("this needs the permission {permission:?}, which your key or token lacks");
+                let refusal = ApiError::new(StatusCode::FORBIDDEN, "FORBIDDEN", message);
+                return ([(REASON, "missing_permission")], refusal).into_response();
+            }
+            Self::NothingShown => (
+                "UNAUTHORIZED",
+                "this needs a key in the header X-API-Key, or a token as Authorization: Bearer; with our own commands, \
+                 set TASKER_API_KEY or --api-key-file"
+                    .to_owned(),
+                "missing_credentials",
+            ),
+            Self::UnknownKey => ("AUTHENTICATION_FAILED", "the API key is not known".to_owned(), "unknown_key"),
+            Self::BadToken(problem) => {
+                ("AUTHENTICATION_FAILED", format!("the token is refused: {problem}"), "invalid_token")
+            }
+        };
+        let refusal = ApiError::new(StatusCode::UNAUTHORIZED, code, message);
+        ([(header::WWW_AUTHENTICATE, "Bearer"), (REASON, reason)], refusal).into_response()
     }
 }
 
@@ -142,6 +176,7 @@ pub(super) async fn guard(
     if let Some(route) = &route
         && let Err(refusal) = guard.check(request.method(), route.as_str(), request.headers())
     {
+        let refusal = refusal.into_response();
         tracing::info!(route = route.as_str(), status = refusal.status().as_u16(), "Refused an API request");
         return refusal;
     }
@@ -168,39 +203,25 @@ impl Holders {
     }
 
     /// What the token, or else the key, in these headers permits.
-    fn permissions(&self, headers: &HeaderMap) -> Result<Vec<String>, Response> {
+    fn permissions(&self, headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
         if let (Some(tokens), Some(token)) = (&self.tokens, bearer(headers)) {
-            let claims = tokens.verify(token.trim()).map_err(|problem| {
-                let message = format!("the token is refused: {problem}");
-                unauthorized("AUTHENTICATION_FAILED", "invalid_token", &message)
-            })?;
+            let claims = tokens.verify(token.trim()).map_err(Refusal::BadToken)?;
             tracing::debug!(subject = claims.sub, "An API request has a token");
             return Ok(claims.permissions);
         }
-        let Some(key) = headers.get(API_KEY) else {
-            let message = "this needs a key in the header X-API-Key, or a token as Authorization: Bearer; with our own \
-                           commands, set TASKER_API_KEY or --api-key-file";
-            return Err(unauthorized("UNAUTHORIZED", "missing_credentials", message));
-        };
+        let key = headers.get(API_KEY).ok_or(Refusal::NothingShown)?;
         let shown = digest(&SHA256, key.as_bytes());
         // All are compared, and all of each, so that the time it takes tells nothing about any.
-        let matches = |key: &&Key| bool::from(key.digest.ct_eq(shown.as_ref()));
-        let mut found = self.keys.iter().filter(matches).collect::<Vec<_>>();
-        match found.pop() {
-            Some(key) => Ok(key.permissions.clone()),
-            None => Err(unauthorized("AUTHENTICATION_FAILED", "unknown_key", "the API key is not known")),
-        }
+        let found = self.keys.iter().fold(None, |found, key| {
+            if bool::from(key.digest.ct_eq(shown.as_ref())) { Some(key) } else { found }
+        });
+        found.map(|key| key.permissions.clone()).ok_or(Refusal::UnknownKey)
     }
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token)
-}
-
-fn unauthorized(code: &str, reason: &'static str, message: &str) -> Response {
-    let refusal = ApiError::new(StatusCode::UNAUTHORIZED, code, message);
-    ([(header::WWW_AUTHENTICATE, "Bearer"), (REASON, reason)], refusal).into_response()
 }
 
 #[derive(Deserialize)]
@@ -236,8 +257,7 @@ fn keys(text: &str) -> Result<Vec<Key>, String> {
             ));
         }
         for permission in &permissions {
-            let known = |known: &&str| *known == permission || grants(permission, known);
-            if !PERMISSIONS.iter().any(|name| known(&name)) {
+            if !PERMISSIONS.iter().any(|known| known == permission || grants(permission, known)) {
                 return Err(format!(
                     "key {number} has the permission {permission:?}; expected one of {}, or such as \"tasks:*\"",
                     PERMISSIONS.join(", ")
