@@ -123,10 +123,7 @@ supply-chain: ## check licences, sources and known vulnerabilities of the depend
 
 .PHONY: sbom
 sbom: ## list every crate in the program as CycloneDX, in target/sbom.cdx.json
-	test -x target/tools/bin/cargo-cyclonedx || CARGO_TARGET_DIR=$$PWD/target/tools/build cargo install --quiet --locked \
-	  --root target/tools --version 0.5.9 cargo-cyclonedx
-	target/tools/bin/cargo-cyclonedx cyclonedx --format json --spec-version 1.5 --describe binaries --quiet
-	mv tasker-worker-rust_bin.cdx.json target/sbom.cdx.json; rm -f *.cdx.json
+	scripts/supply-chain sbom
 
 .PHONY: check
 check: lint test supply-chain ## what CI runs: lint, test, supply-chain

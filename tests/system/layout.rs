@@ -100,6 +100,11 @@ fn only_the_topology_spells_names_of_queues_and_exchanges() {
 }
 
 #[test]
+fn only_one_file_says_who_may_do_what_on_the_broker() {
+    only(&["amq\\\\."], &["broker/rights.rs"]);
+}
+
+#[test]
 fn only_the_metrics_register_metrics() {
     only(&["prometheus::"], &["ops/metrics.rs"]);
 }
