@@ -3,7 +3,7 @@
 //! Which permission a route wants stands at the route, in its part of the OpenAPI document. A route that says
 //! nothing is refused to everybody.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -11,42 +11,15 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use ring::digest::{SHA256, digest};
-use serde::Deserialize;
-use subtle::ConstantTimeEq;
 use utoipa::openapi::OpenApi;
 
 use super::document::{operations, permission};
 use super::error::ApiError;
-use super::tokens::{Tokens, read, unusable};
+use super::keys::{Keys, grants};
+use super::tokens::Tokens;
 use crate::Error;
 use crate::client::API_KEY;
 use crate::config::{AuthConfig, OrchestratorConfig};
-
-/// Every permission there is; `resource:*` stands for all of a resource. `templates:register` is ours.
-const PERMISSIONS: [&str; 18] = [
-    "tasks:create",
-    "tasks:read",
-    "tasks:list",
-    "tasks:cancel",
-    "tasks:context_read",
-    "steps:read",
-    "steps:resolve",
-    "dlq:read",
-    "dlq:update",
-    "dlq:stats",
-    "templates:read",
-    "templates:validate",
-    "templates:register",
-    "system:config_read",
-    "system:handlers_read",
-    "system:analytics_read",
-    "worker:config_read",
-    "worker:templates_read",
-];
-
-/// Shorter keys could be guessed.
-const SHORTEST_KEY: usize = 16;
 
 /// For programs: why nobody was let in.
 const REASON: HeaderName = HeaderName::from_static("x-auth-failure-reason");
@@ -73,13 +46,8 @@ enum Wanted {
 }
 
 struct Holders {
-    keys: Vec<Key>,
+    keys: Keys,
     tokens: Option<Tokens>,
-}
-
-struct Key {
-    digest: [u8; 32],
-    permissions: Vec<String>,
 }
 
 impl Guard {
@@ -183,23 +151,12 @@ pub(super) async fn guard(
     next.run(request).await
 }
 
-/// Whether a permission that was granted covers the one that is wanted.
-fn grants(granted: &str, wanted: &str) -> bool {
-    let covers = |resource: &str| wanted.split_once(':').is_some_and(|(of, _)| of == resource);
-    granted == wanted && !wanted.is_empty() || granted.strip_suffix(":*").is_some_and(covers)
-}
-
 impl Holders {
     fn load(config: &AuthConfig) -> Result<Option<Self>, Error> {
         if !config.is_on() {
             return Ok(None);
         }
-        let keys = match &config.api_keys_file {
-            None => Vec::new(),
-            Some(path) => keys(&String::from_utf8_lossy(&read(path)?))
-                .map_err(|problem| unusable("orchestrator.auth.api_keys_file", path, problem))?,
-        };
-        Ok(Some(Self { keys, tokens: Tokens::load(config)? }))
+        Ok(Some(Self { keys: Keys::load(config)?, tokens: Tokens::load(config)? }))
     }
 
     /// What the token, or else the key, in these headers permits.
@@ -210,67 +167,13 @@ impl Holders {
             return Ok(claims.permissions);
         }
         let key = headers.get(API_KEY).ok_or(Refusal::NothingShown)?;
-        let shown = digest(&SHA256, key.as_bytes());
-        // All are compared, and all of each, so that the time it takes tells nothing about any.
-        let found = self.keys.iter().fold(None, |found, key| {
-            if bool::from(key.digest.ct_eq(shown.as_ref())) { Some(key) } else { found }
-        });
-        found.map(|key| key.permissions.clone()).ok_or(Refusal::UnknownKey)
+        self.keys.permissions(key.as_bytes()).ok_or(Refusal::UnknownKey)
     }
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token)
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct KeysFile {
-    api_keys: Vec<KeyEntry>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct KeyEntry {
-    key: String,
-    permissions: Vec<String>,
-    /// For whoever reads the file.
-    #[serde(default, rename = "description")]
-    _description: String,
-}
-
-/// # Errors
-/// What is wrong, without a word of a key.
-fn keys(text: &str) -> Result<Vec<Key>, String> {
-    let file: KeysFile = toml::from_str(text).map_err(|error| {
-        let problem = error.message().lines().next().unwrap_or_default().to_owned();
-        format!("{problem}; expected [[api_keys]] tables with key, permissions and description")
-    })?;
-    let mut names: BTreeMap<[u8; 32], usize> = BTreeMap::new();
-    let mut keys = Vec::new();
-    for (index, KeyEntry { key, permissions, .. }) in file.api_keys.into_iter().enumerate() {
-        let number = index + 1;
-        if key.len() < SHORTEST_KEY || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(format!(
-                "key {number} has fewer than {SHORTEST_KEY} letters and digits, or others than these"
-            ));
-        }
-        for permission in &permissions {
-            if !PERMISSIONS.iter().any(|known| known == permission || grants(permission, known)) {
-                return Err(format!(
-                    "key {number} has the permission {permission:?}; expected one of {}, or such as \"tasks:*\"",
-                    PERMISSIONS.join(", ")
-                ));
-            }
-        }
-        let digest = digest(&SHA256, key.as_bytes()).as_ref().try_into().expect("SHA-256 has 32 bytes");
-        if let Some(first) = names.insert(digest, number) {
-            return Err(format!("key {number} is key {first} once more; give each its own"));
-        }
-        keys.push(Key { digest, permissions });
-    }
-    Ok(keys)
 }
 
 /// How many requests are answered: a second's worth at once, and as many a second from then on.
@@ -302,43 +205,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-
-    #[test]
-    fn a_wildcard_covers_one_resource_and_no_more() {
-        for (granted, wanted, covers) in [
-            ("tasks:read", "tasks:read", true),
-            ("tasks:read", "tasks:list", false),
-            ("tasks:*", "tasks:cancel", true),
-            ("task:*", "tasks:cancel", false),
-            ("*", "tasks:cancel", false),
-            (":*", "tasks:cancel", false),
-            ("*:*", "tasks:cancel", false),
-            ("", "", false),
-        ] {
-            assert_eq!(grants(granted, wanted), covers, "{granted} {wanted}");
-        }
-    }
-
-    #[test]
-    fn a_file_of_keys_is_refused_without_a_word_of_a_key() {
-        let entry = |key: &str, permission: &str| {
-            format!("[[api_keys]]\nkey = {key:?}\npermissions = [{permission:?}]\n")
-        };
-        let good = entry("hunter2-hunter2-hunter2", "tasks:*");
-        assert_eq!(keys(&good).map(|keys| keys.len()), Ok(1));
-        for (text, problem) in [
-            (entry("hunter2", "tasks:*"), "fewer than 16"),
-            (entry("hunter2-hunter2-hunter2", "*"), "expected one of tasks:create"),
-            (entry("hunter2-hunter2-hunter2", "tasks:creat"), "\"tasks:creat\""),
-            (format!("{good}{good}"), "key 2 is key 1 once more"),
-            ("[[api_keys]]\nkey = \"hunter2-hunter2-hunter2\"".to_owned(), "missing field"),
-            ("key = \"hunter2-hunter2-hunter2\"".to_owned(), "unknown field"),
-            ("hunter2".to_owned(), "[[api_keys]]"),
-        ] {
-            let said = keys(&text).map(|keys| keys.len()).unwrap_err();
-            assert!(said.contains(problem) && !said.contains("hunter2"), "{text}: {said}");
-        }
-    }
 
     #[test]
     fn a_rate_admits_a_seconds_worth_at_once_and_then_what_time_brings() {

@@ -8,6 +8,7 @@ mod error;
 mod events;
 mod handlers;
 mod health;
+mod keys;
 mod register;
 mod steps;
 mod tasks;
