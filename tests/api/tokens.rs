@@ -13,6 +13,7 @@ use tasker_worker_rust::config::AuthConfig;
 use crate::auth::secured;
 use crate::server::Server;
 
+/// Made for these tests: nothing else is signed by the private half beside it.
 const PUBLIC_KEY: &str = "tests/api/signing_key.pub.pem";
 
 fn signing_key() -> RsaKeyPair {
