@@ -122,8 +122,16 @@ lint: ## check format, lints and documentation
 	cargo clippy --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --quiet
 
+.PHONY: supply-chain
+supply-chain: ## check licences, sources and known vulnerabilities of the dependencies, and that all are used
+	scripts/supply-chain
+
+.PHONY: sbom
+sbom: ## list every crate in the program as CycloneDX, in target/sbom.cdx.json
+	scripts/supply-chain sbom
+
 .PHONY: check
-check: lint test ## what CI runs: lint and test
+check: lint test supply-chain ## what CI runs: lint, test, supply-chain
 
 .PHONY: clean
 clean: ## remove what was built

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode, Uri, header};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -17,8 +18,12 @@ use crate::api::{
     ErrorResponse, StepResponse, TaskListResponse, TaskQuery, TaskRequest, TaskResponse, TemplateDetail,
     TemplateListResponse,
 };
+use crate::config::Secret;
 use crate::error::Error;
 use crate::template::{Template, document};
+
+/// Carries an API key.
+pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,6 +47,7 @@ pub struct Client {
     http: HttpClient<HttpConnector, Full<Bytes>>,
     /// Scheme, host, port and path prefix, without a slash at the end.
     base_url: String,
+    key: Option<HeaderValue>,
 }
 
 /// What came of a submission.
@@ -94,7 +100,24 @@ impl Client {
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
         let http = HttpClient::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build(connector);
-        Ok(Self { http, base_url: uri.to_string().trim_end_matches('/').to_owned() })
+        Ok(Self { http, base_url: uri.to_string().trim_end_matches('/').to_owned(), key: None })
+    }
+
+    /// Shows this key with every request.
+    ///
+    /// # Errors
+    /// When it has characters that no header can carry.
+    pub fn with_api_key(self, key: Option<&Secret>) -> Result<Self, Error> {
+        let header = |key: &Secret| {
+            let mut value = HeaderValue::from_str(key.expose()).map_err(|_| {
+                Error::Config(vec![
+                    "the API key has characters that no key has; is its file the right one?".to_owned(),
+                ])
+            })?;
+            value.set_sensitive(true);
+            Ok::<_, Error>(value)
+        };
+        Ok(Self { key: key.map(header).transpose()?, ..self })
     }
 
     /// The orchestrator's address.
@@ -268,7 +291,12 @@ impl Client {
         wait: Duration,
     ) -> Result<Answer, Error> {
         let url = format!("{}{path}", self.base_url);
-        let request = Request::builder()
+        let key = self.key.iter().map(|key| (API_KEY, key.clone()));
+        let mut request = Request::builder();
+        if let Some(headers) = request.headers_mut() {
+            headers.extend(key);
+        }
+        let request = request
             .method(&method)
             .uri(&url)
             .header(header::CONTENT_TYPE, "application/json")

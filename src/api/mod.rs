@@ -69,8 +69,8 @@ pub struct ErrorResponse {
 /// A reason for programs and one for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorDetail {
-    /// `BAD_REQUEST`, `INVALID_UUID`, `JSON_ERROR`, `NOT_FOUND`, `METHOD_NOT_ALLOWED`, `TIMEOUT`, `CONFLICT`,
-    /// `DATABASE_ERROR` or `SERVICE_UNAVAILABLE`.
+    /// `BAD_REQUEST`, `INVALID_UUID`, `JSON_ERROR`, `UNAUTHORIZED`, `AUTHENTICATION_FAILED`, `FORBIDDEN`, `NOT_FOUND`,
+    /// `METHOD_NOT_ALLOWED`, `TIMEOUT`, `CONFLICT`, `RATE_LIMITED`, `DATABASE_ERROR` or `SERVICE_UNAVAILABLE`.
     pub code: String,
     /// What is wrong, and what to do.
     pub message: String,

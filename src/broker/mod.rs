@@ -7,6 +7,7 @@
 
 pub mod memory;
 pub mod rabbit;
+pub mod rights;
 pub mod topology;
 
 use std::borrow::Cow;

@@ -1,6 +1,6 @@
 //! Every queue and exchange: its name, its arguments, its bindings. No other file spells one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::retry::Ladder;
@@ -28,6 +28,11 @@ impl Names {
 
     fn name(&self, rest: &str) -> String {
         format!("{}.{rest}", self.prefix)
+    }
+
+    /// What every name starts with.
+    pub fn everything(&self) -> String {
+        self.name("")
     }
 
     /// Exchange of step execution requests.
@@ -165,6 +170,50 @@ pub struct Queue {
     pub dead_letter_exchange: Option<String>,
     /// How often a message may be redelivered.
     pub delivery_limit: Option<u32>,
+}
+
+/// What the broker is told about a queue or an exchange.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(untagged)]
+pub enum Argument {
+    /// A word or a name.
+    Text(String),
+    /// A time in milliseconds, or a count.
+    Number(i64),
+}
+
+impl Exchange {
+    /// What makes the broker keep it so, by the broker's names.
+    pub fn arguments(&self) -> BTreeMap<&'static str, Argument> {
+        self.alternate.iter().map(|name| ("alternate-exchange", Argument::Text(name.clone()))).collect()
+    }
+}
+
+impl Queue {
+    /// What makes the broker keep it so, by the broker's names.
+    pub fn arguments(&self) -> BTreeMap<&'static str, Argument> {
+        let text = |text: &str| Argument::Text(text.to_owned());
+        let quorum = self.kind == QueueKind::Quorum;
+        let mut arguments =
+            BTreeMap::from([("x-queue-type", text(if quorum { "quorum" } else { "classic" }))]);
+        if let Some(ttl) = self.message_ttl {
+            let millis = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX);
+            arguments.insert("x-message-ttl", Argument::Number(millis));
+        }
+        if let Some(exchange) = &self.dead_letter_exchange {
+            arguments.insert("x-dead-letter-exchange", text(exchange));
+            if quorum {
+                // The broker keeps a dead letter until its new queues have confirmed it, which it does only
+                // for queues that refuse what exceeds them.
+                arguments.insert("x-dead-letter-strategy", text("at-least-once"));
+                arguments.insert("x-overflow", text("reject-publish"));
+            }
+        }
+        if let Some(limit) = self.delivery_limit.filter(|_| quorum) {
+            arguments.insert("x-delivery-limit", Argument::Number(i64::from(limit)));
+        }
+        arguments
+    }
 }
 
 /// How the broker keeps a queue.

@@ -106,7 +106,7 @@ async fn demonstrate(output: Output) -> Result<Answer, Error> {
     config.orchestrator.database_url = "sqlite::memory:".into();
     let broker: Arc<dyn Broker> = MemoryBroker::new();
     let orchestrator = Orchestrator::start(&config, broker.clone(), catalog()?).await?;
-    let router = api::router(orchestrator.clone(), &config.orchestrator);
+    let router = api::router(orchestrator.clone(), &config.orchestrator)?;
     let server = ops::http::serve("127.0.0.1:0", "orchestrator.listen_address", router).await?;
     let mut worker = RustWorker::new(config).broker(broker);
     for namespace in workflows::all() {

@@ -29,7 +29,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tasker_worker_rust::client::Client;
-use tasker_worker_rust::config::Program;
+use tasker_worker_rust::config::{Program, Secret};
 use tasker_worker_rust::{Config, Error};
 
 use self::pause::Order;
@@ -110,12 +110,24 @@ struct Api {
     /// The orchestrator's address [default: ORCHESTRATION_API_URL, or http://127.0.0.1:8080].
     #[arg(long, value_name = "URL")]
     api_url: Option<String>,
+    /// A file with the key to show there [default: TASKER_API_KEY, or the file named by TASKER_API_KEY_FILE].
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
 }
 
 impl Api {
     fn client(&self, config: &Config) -> Result<Client, Error> {
         let configured = self.api_url.as_deref().or(config.worker.orchestration_api_url.as_deref());
-        Client::new(configured.unwrap_or("http://127.0.0.1:8080"))
+        let client = Client::new(configured.unwrap_or("http://127.0.0.1:8080"))?;
+        let from_file = match &self.api_key_file {
+            None => None,
+            Some(path) => {
+                let text = std::fs::read_to_string(path);
+                let text = text.map_err(|source| Error::File { path: path.clone(), source })?;
+                Some(Secret::from(text.trim().to_owned()))
+            }
+        };
+        client.with_api_key(from_file.as_ref().or(config.worker.orchestration_api_key.as_ref()))
     }
 }
 

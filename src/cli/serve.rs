@@ -5,9 +5,10 @@ use std::sync::Arc;
 use tasker_worker_rust::broker::Broker;
 use tasker_worker_rust::broker::rabbit::RabbitBroker;
 use tasker_worker_rust::catalog::Catalog;
+use tasker_worker_rust::ops::http::Limits;
 use tasker_worker_rust::orchestrator::{Orchestrator, api};
 use tasker_worker_rust::{Config, Error, RustWorker, ops, workflows};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Answer;
 
@@ -35,12 +36,31 @@ async fn orchestrate(config: Config) -> Result<(), Error> {
     let _watching = if settings.auto_reload { Some(catalog.watch()?) } else { None };
     let broker: Arc<dyn Broker> = Arc::new(RabbitBroker::connect(&config.broker, "orchestrator")?);
     let orchestrator = Orchestrator::start(&config, broker.clone(), catalog).await?;
-    let router = api::router(orchestrator.clone(), settings);
-    let server = ops::http::serve(&settings.listen_address, "orchestrator.listen_address", router).await?;
+    let router = api::router(orchestrator.clone(), settings)?;
+    let limits = Limits { connections: settings.max_connections, header_bytes: settings.max_header_bytes };
+    let server =
+        ops::http::serve_within(limits, &settings.listen_address, "orchestrator.listen_address", router)
+            .await?;
+    let operations = match &settings.health_address {
+        None => None,
+        Some(address) => {
+            let router = api::operations_router(orchestrator.clone(), settings)?;
+            Some(ops::http::serve(address, "orchestrator.health_address", router).await?)
+        }
+    };
+    if !settings.auth.is_on() && !server.address().ip().is_loopback() {
+        warn!(
+            address = %server.address(),
+            "The API obeys whoever reaches it: set orchestrator.auth.api_keys_file, or listen on 127.0.0.1"
+        );
+    }
     signals.graceful.cancelled().await;
     info!("Stopping: finishing what has been received");
     let orderly = async {
         server.stop().await;
+        if let Some(operations) = operations {
+            operations.stop().await;
+        }
         orchestrator.shutdown().await;
         broker.close().await;
     };

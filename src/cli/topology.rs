@@ -1,13 +1,17 @@
 //! `topology`: the broker's queues and exchanges.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
+use std::path::PathBuf;
 
 use clap::Subcommand;
 use serde_json::json;
 use tasker_worker_rust::broker::rabbit::RabbitBroker;
+use tasker_worker_rust::broker::rights::{definitions, users};
 use tasker_worker_rust::broker::topology::Topology;
 use tasker_worker_rust::broker::{Broker, BrokerError, BrokerStatus};
 use tasker_worker_rust::catalog::Catalog;
+use tasker_worker_rust::message::is_namespace;
 use tasker_worker_rust::{Config, Error};
 
 use super::{Answer, Output, output};
@@ -18,6 +22,24 @@ pub(super) enum Command {
     Declare(Namespaces),
     /// Name what is missing, and exit with 1 if anything is.
     Verify(Namespaces),
+    /// Print all of it, with users and their rights, for `rabbitmqctl import_definitions`.
+    Export(Export),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Export {
+    #[command(flatten)]
+    namespaces: Namespaces,
+    /// A user for workers of these namespaces alone; may be given often [default: tasker-worker for all of them].
+    #[arg(long = "worker", value_name = "USER=NAMESPACE,...", value_parser = worker)]
+    workers: Vec<(String, BTreeSet<String>)>,
+    /// The virtual host.
+    #[arg(long, default_value = "/")]
+    vhost: String,
+    /// A folder with a password for each user, in a file called as the user is. Who has no file can log in by
+    /// certificate only.
+    #[arg(long, value_name = "FOLDER")]
+    passwords: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -29,7 +51,10 @@ pub(super) struct Namespaces {
 
 impl Command {
     pub(super) async fn run(&self, config: Config, output: Output) -> Result<Answer, Error> {
-        let (Self::Declare(namespaces) | Self::Verify(namespaces)) = self;
+        let namespaces = match self {
+            Self::Export(export) => return export.run(&config),
+            Self::Declare(namespaces) | Self::Verify(namespaces) => namespaces,
+        };
         let namespaces = namespaces.resolve(&config)?;
         let topology =
             Topology::new(&config.names(), &config.ladder(), config.broker.queue_kind, &namespaces);
@@ -37,7 +62,7 @@ impl Command {
         connected(&broker, &config).await?;
         let missing = match self {
             Self::Declare(_) => broker.declare(&topology).await.map(|()| Vec::new()),
-            Self::Verify(_) => broker.verify(&topology).await,
+            Self::Verify(_) | Self::Export(_) => broker.verify(&topology).await,
         };
         broker.close().await;
         let missing = missing?;
@@ -62,6 +87,48 @@ impl Command {
             }
         }
         Ok(if missing.is_empty() { Answer::Yes } else { Answer::No })
+    }
+}
+
+/// `USER=NAMESPACE,NAMESPACE`
+fn worker(text: &str) -> Result<(String, BTreeSet<String>), String> {
+    let parts = text.split_once('=').filter(|(user, _)| !user.is_empty());
+    let (user, namespaces) =
+        parts.ok_or("expected USER=NAMESPACE,NAMESPACE, as in billing=invoices,refunds")?;
+    let namespaces: BTreeSet<String> = namespaces.split(',').map(str::to_owned).collect();
+    match namespaces.iter().find(|namespace| !is_namespace(namespace)) {
+        Some(wrong) => {
+            Err(format!("{wrong:?} is no namespace; expected 1 to 64 characters of A-Z a-z 0-9 _ -"))
+        }
+        None => Ok((user.to_owned(), namespaces)),
+    }
+}
+
+impl Export {
+    fn run(&self, config: &Config) -> Result<Answer, Error> {
+        let mut namespaces = match self.workers.is_empty() || !self.namespaces.namespaces.is_empty() {
+            true => self.namespaces.resolve(config)?,
+            false => BTreeSet::new(),
+        };
+        let workers = match self.workers.is_empty() {
+            true => vec![("tasker-worker".to_owned(), namespaces.clone())],
+            false => self.workers.clone(),
+        };
+        namespaces.extend(workers.iter().flat_map(|(_, served)| served.iter().cloned()));
+        let names = config.names();
+        let users = users(&names, &workers);
+        let mut logins = BTreeMap::new();
+        for (user, folder) in users.iter().zip(self.passwords.iter().cycle()) {
+            let path = folder.join(&user.name);
+            match std::fs::read_to_string(&path) {
+                Ok(password) => drop(logins.insert(user.name.clone(), password.trim_end().to_owned())),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(source) => return Err(Error::File { path, source }),
+            }
+        }
+        let topology = Topology::new(&names, &config.ladder(), config.broker.queue_kind, &namespaces);
+        output::json(&definitions(&topology, &users, &logins, &self.vhost));
+        Ok(Answer::Yes)
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) enum Rule {
     /// `HOST:PORT` to listen on.
     Address,
     Http,
+    /// A secret that fits into an HTTP header.
+    Key,
     Database,
     AmqpUrls,
     Namespaces,
@@ -58,6 +60,7 @@ impl Rule {
             }
             Self::Address => "HOST:PORT, such as \"0.0.0.0:8081\"".to_owned(),
             Self::Http => "http://HOST:PORT".to_owned(),
+            Self::Key => "a key without spaces".to_owned(),
             Self::Database => "sqlite:PATH".to_owned(),
             Self::AmqpUrls => "one or more addresses amqp://USER:PASSWORD@HOST:PORT/VHOST".to_owned(),
             Self::Namespaces => "a list of namespaces, each 1 to 64 characters of A-Z a-z 0-9 _ -".to_owned(),
@@ -70,7 +73,7 @@ impl Rule {
 
     /// Whether a value must never be printed, not even a wrong one.
     pub(super) fn is_secret(self) -> bool {
-        matches!(self, Self::AmqpUrls | Self::Database | Self::Http)
+        matches!(self, Self::AmqpUrls | Self::Database | Self::Http | Self::Key)
             || matches!(self, Self::Optional(rule) if rule.is_secret())
     }
 
@@ -101,6 +104,7 @@ impl Rule {
             Self::Http => Url::parse(text).is_ok_and(|url| {
                 url.scheme() == "http" && url.username().is_empty() && url.password().is_none()
             }),
+            Self::Key => !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()),
             Self::Database => text.strip_prefix("sqlite:").is_some_and(|path| !path.is_empty()),
             Self::Prefix => {
                 !text.starts_with("amq.")
@@ -209,6 +213,10 @@ pub(super) struct Clash {
 pub(super) fn clashes(config: &Config, program: Program) -> Vec<Clash> {
     let mut clashes = Vec::new();
     clashes.extend(ladder(config));
+    clashes.extend(certificate(config));
+    if program == Program::Orchestrator {
+        clashes.extend(token_keys(config));
+    }
     if program == Program::Worker {
         clashes.extend(ports(config));
         clashes.extend(repeated_namespaces(config));
@@ -237,6 +245,42 @@ fn ladder(config: &Config) -> Option<Clash> {
     let keys =
         &["broker.delay_ladder.first_ms", "broker.delay_ladder.ratio", "broker.delay_ladder.rungs"][..];
     Some(Clash { keys, problem })
+}
+
+fn certificate(config: &Config) -> Option<Clash> {
+    let tls = &config.broker.tls;
+    let (keys, problem) = match (&tls.certificate_file, &tls.key_file) {
+        (Some(_), None) => (
+            &["broker.tls.certificate_file"][..],
+            "broker.tls.certificate_file is set without broker.tls.key_file; set both, or neither",
+        ),
+        (None, Some(_)) => (
+            &["broker.tls.key_file"][..],
+            "broker.tls.key_file is set without broker.tls.certificate_file; set both, or neither",
+        ),
+        (None, None) if tls.external_login => (
+            &["broker.tls.external_login"][..],
+            "broker.tls.external_login wants a certificate to log in with; set broker.tls.certificate_file and \
+             broker.tls.key_file",
+        ),
+        _ if tls.external_login && config.broker.password_file.is_some() => (
+            &["broker.tls.external_login", "broker.password_file"][..],
+            "broker.tls.external_login and broker.password_file are two ways to log in; choose one",
+        ),
+        _ => return None,
+    };
+    Some(Clash { keys, problem: problem.to_owned() })
+}
+
+fn token_keys(config: &Config) -> Option<Clash> {
+    let auth = &config.orchestrator.auth;
+    (auth.jwt_public_key_file.is_some() && auth.jwks_file.is_some()).then(|| Clash {
+        keys: &["orchestrator.auth.jwt_public_key_file", "orchestrator.auth.jwks_file"],
+        problem:
+            "orchestrator.auth.jwt_public_key_file and orchestrator.auth.jwks_file both say which keys sign \
+                  tokens; choose one"
+                .to_owned(),
+    })
 }
 
 fn ports(config: &Config) -> Option<Clash> {

@@ -59,6 +59,7 @@ const SHORT_NAMES: &[(&str, &str, bool)] = &[
     ("RABBITMQ_URL", "broker.urls", true),
     ("DATABASE_URL", "orchestrator.database_url", true),
     ("ORCHESTRATION_API_URL", "worker.orchestration_api_url", false),
+    ("TASKER_API_KEY", "worker.orchestration_api_key", true),
     ("TASKER_ENV", "environment", false),
     ("TASKER_WORKER_ID", "worker.worker_id", false),
     ("RUST_LOG", "log.level", false),

@@ -8,8 +8,8 @@
 //! 3. `TASKER__SECTION__KEY`, such as `TASKER__BROKER__DELAY_LADDER__RUNGS=10`; lists are comma-separated
 //!    or TOML;
 //! 4. the short names `RABBITMQ_URL`, `DATABASE_URL` (the orchestrator's alone), `ORCHESTRATION_API_URL`,
-//!    `TASKER_ENV`, `TASKER_WORKER_ID` and `RUST_LOG`, where they are not empty. `RABBITMQ_URL_FILE` and
-//!    `DATABASE_URL_FILE` name a file with the value instead.
+//!    `TASKER_API_KEY`, `TASKER_ENV`, `TASKER_WORKER_ID` and `RUST_LOG`, where they are not empty.
+//!    `RABBITMQ_URL_FILE`, `DATABASE_URL_FILE` and `TASKER_API_KEY_FILE` name a file with the value instead.
 
 mod check;
 mod document;
@@ -25,7 +25,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use load::{Program, Sources};
-pub use secret::AmqpUrl;
+pub use secret::{AmqpUrl, Secret};
 
 pub use crate::broker::topology::QueueKind;
 
@@ -158,6 +158,8 @@ settings! {
         health_address: String = "0.0.0.0:8081".to_owned(), Rule::Address;
         /// Where the orchestrator's API is: a worker registers its templates there. Empty for nowhere.
         orchestration_api_url: Option<String> = None, Rule::Optional(&Rule::Http);
+        /// The key to show there, as TASKER_API_KEY or in the file named by TASKER_API_KEY_FILE. Empty for none.
+        orchestration_api_key: Option<Secret> = None, Rule::Optional(&Rule::Key);
     } {
         /// The runtime handlers run on.
         rust_runtime: RuntimeConfig;
@@ -253,8 +255,33 @@ settings! {
         overdue_resends: u32 = 10, Rule::Integer(1, 1_000_000);
         /// Larger requests are refused.
         max_body_bytes: usize = 4 << 20, Rule::Integer(1 << 10, 128 << 20);
+        /// Requests with longer headers are refused.
+        max_header_bytes: usize = 32 << 10, Rule::Integer(8 << 10, 1 << 20);
+        /// Connections served at once; further ones wait.
+        max_connections: usize = 1_024, Rule::Integer(1, 1_000_000);
+        /// Requests answered per second, health aside; more are refused with 429.
+        max_requests_per_second: u32 = 10_000, Rule::Integer(1, 10_000_000);
         /// Requests that take longer are answered with 408.
         request_timeout_ms: u64 = 30_000, Rule::Integer(1, 3_600_000);
+        /// Where /metrics and /health/detailed are served, apart from the API; empty for beside it.
+        health_address: Option<String> = None, Rule::Optional(&Rule::Address);
+    } {
+        /// Who may ask the API what.
+        auth: AuthConfig;
+    }
+
+    /// `[orchestrator.auth]`: with a file of keys or tokens, nobody is answered without one.
+    AuthConfig {
+        /// A TOML file of API keys and what they permit; empty for none.
+        api_keys_file: Option<PathBuf> = None, Rule::Optional(&Rule::Text);
+        /// The public key (RSA, PEM) of whoever signs tokens; empty for none.
+        jwt_public_key_file: Option<PathBuf> = None, Rule::Optional(&Rule::Text);
+        /// The same as a JSON Web Key Set, where there are several.
+        jwks_file: Option<PathBuf> = None, Rule::Optional(&Rule::Text);
+        /// Who must have issued a token (iss).
+        jwt_issuer: String = "tasker-core".to_owned(), Rule::Text;
+        /// Whom a token must be for (aud).
+        jwt_audience: String = "tasker-api".to_owned(), Rule::Text;
     }
 
     /// `[broker]`
@@ -284,6 +311,8 @@ settings! {
     } {
         /// The delay queues.
         delay_ladder: LadderConfig;
+        /// Encryption, for addresses that begin with amqps://.
+        tls: TlsConfig;
     }
 
     /// `[broker.delay_ladder]`: the same for everybody on one broker.
@@ -294,6 +323,20 @@ settings! {
         ratio: f64 = 2.0, Rule::Number(1.0, 1_000.0);
         /// How many delays there are.
         rungs: u32 = 14, Rule::Integer(1, 32);
+    }
+
+    /// `[broker.tls]`: PEM files, read at every connect.
+    TlsConfig {
+        /// The authorities that may have signed the broker's certificate, and no others; empty for the public ones.
+        ca_file: Option<PathBuf> = None, Rule::Optional(&Rule::Text);
+        /// The certificate we show to the broker, with those between it and its authority; empty for none.
+        certificate_file: Option<PathBuf> = None, Rule::Optional(&Rule::Text);
+        /// Its key.
+        key_file: Option<PathBuf> = None, Rule::Optional(&Rule::Text);
+        /// The name the broker's certificate must be for; empty for the host in the address.
+        server_name: Option<String> = None, Rule::Optional(&Rule::Text);
+        /// Log in with the certificate (SASL EXTERNAL), not with user and password.
+        external_login: bool = false, Rule::Bool;
     }
 
     /// `[log]`

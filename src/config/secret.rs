@@ -1,8 +1,38 @@
-//! Addresses that hold a password.
+//! Values that must not be shown, and addresses that hold a password.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+/// A password or a key. Printed and serialized as `***`; only [`expose`](Self::expose) gives it.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// What it is.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(secret: String) -> Self {
+        Self(secret)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
 
 /// The address of a RabbitMQ node. Printed and serialized with `***` for its password; only
 /// [`expose`](Self::expose) gives the whole.

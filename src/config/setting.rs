@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::check::Rule;
-use super::{AmqpUrl, LogFormat, RuntimeKind, TopologyMode};
+use super::{AmqpUrl, LogFormat, RuntimeKind, Secret, TopologyMode};
 use crate::broker::topology::QueueKind;
 
 /// One setting of one configuration.
@@ -55,6 +55,12 @@ impl Exposed for PathBuf {
 impl Exposed for Option<PathBuf> {
     fn exposed(&self) -> Value {
         self.as_ref().map_or(Value::Null, Exposed::exposed)
+    }
+}
+
+impl Exposed for Option<Secret> {
+    fn exposed(&self) -> Value {
+        self.as_ref().map_or(Value::Null, |secret| secret.expose().into())
     }
 }
 

@@ -5,14 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{Method, StatusCode, Uri, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -22,6 +28,37 @@ use crate::Error;
 
 /// How long requests may still take once the server has been asked to stop.
 const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// How long a client may take to send a request's head: one that dawdles must not hold a connection for ever.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The pause after a connection that could not be accepted, as when the process has no file handle left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What every answer says to browsers, though none should be here: nothing in it is to be run, framed,
+/// guessed at or kept.
+const SECURITY_HEADERS: [(HeaderName, HeaderValue); 5] = [
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'")),
+];
+
+/// What one server takes in.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections served at once; further ones wait.
+    pub connections: usize,
+    /// How long a request's head may be; a longer one is answered with 431.
+    pub header_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 256, header_bytes: 16 << 10 }
+    }
+}
 
 /// The routes `/health`, `/health/live`, `/health/ready`, `/health/detailed` and `/status`, with `/metrics`
 /// if asked for. Only `/health/ready` ever answers anything but 200, with 503 and the reasons: the others
@@ -108,23 +145,75 @@ pub struct Server {
     task: JoinHandle<()>,
 }
 
-/// Serves `router` at `address`. The port is ours, and answers, once this returns.
+/// Serves `router` at `address`, within the limits for health and metrics. The port is ours, and answers, once
+/// this returns.
 ///
 /// # Errors
 /// [`Error::Listen`], naming `setting`, when the address cannot be listened on.
 pub async fn serve(address: &str, setting: &'static str, router: Router) -> Result<Server, Error> {
+    serve_within(Limits::default(), address, setting, router).await
+}
+
+/// As [`serve`], within limits of the caller's.
+///
+/// # Errors
+/// See [`serve`].
+pub async fn serve_within(
+    limits: Limits,
+    address: &str,
+    setting: &'static str,
+    router: Router,
+) -> Result<Server, Error> {
     let refused = |source| Error::Listen { address: address.to_owned(), setting, source };
     let listener = TcpListener::bind(address).await.map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
     let stop = CancellationToken::new();
-    let serving =
-        axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future();
-    let task = tokio::spawn(async move {
-        // Failed connections are the clients' affair; the server itself has no way to fail.
-        let _ = serving.await;
-    });
+    let task = tokio::spawn(accept(listener, router.layer(map_response(secured)), limits, stop.clone()));
     info!(%address, setting, "Serving HTTP");
     Ok(Server { address, stop, task })
+}
+
+/// Answers connections until stopped, then finishes the requests that run. Dropping it cuts them off.
+async fn accept(listener: TcpListener, router: Router, limits: Limits, stop: CancellationToken) {
+    let free = Arc::new(Semaphore::new(limits.connections));
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    loop {
+        let next = async {
+            let place = free.clone().acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next() => {}
+            (place, accepted) = next => match accepted {
+                Ok((stream, _)) => {
+                    let _ = stream.set_nodelay(true);
+                    let connection = http1::Builder::new()
+                        .timer(TokioTimer::new())
+                        .header_read_timeout(HEAD_TIMEOUT)
+                        .max_buf_size(limits.header_bytes)
+                        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+                    let connection = graceful.watch(connection);
+                    connections.spawn(async move {
+                        // Failed connections are the clients' affair.
+                        let _ = connection.await;
+                        drop(place);
+                    });
+                }
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            },
+        }
+    }
+    drop(listener);
+    graceful.shutdown().await;
+}
+
+async fn secured(mut response: Response) -> Response {
+    for (name, value) in SECURITY_HEADERS {
+        response.headers_mut().insert(name, value);
+    }
+    response
 }
 
 impl Server {

@@ -48,7 +48,7 @@ impl Registration {
         let (Some(address), Some(catalog)) = (&settings.orchestration_api_url, catalog) else {
             return Ok((problems, None));
         };
-        let client = Client::new(address)?;
+        let client = Client::new(address)?.with_api_key(settings.orchestration_api_key.as_ref())?;
         let registration = Self { client, catalog, served, problem, answered: Answered::new() };
         Ok((problems, Some(AbortOnDropHandle::new(tokio::spawn(registration.run())))))
     }

@@ -2,11 +2,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod analytics;
+mod auth;
 mod client;
 mod creation;
 mod dead_letters;
 mod events;
 mod health;
+mod limits;
 mod manual;
 mod openapi;
 mod orchestrator;
@@ -18,3 +20,4 @@ mod states;
 mod steps;
 mod tasks;
 mod templates;
+mod tokens;

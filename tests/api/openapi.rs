@@ -25,7 +25,7 @@ const IDENTIFIERS: &str = r#"
 "path.step_uuid" = "validate"
 "#;
 
-async fn document(server: &Server) -> Value {
+pub(crate) async fn document(server: &Server) -> Value {
     let answer = server.get("/api-docs/openapi.json").await;
     assert_eq!(
         (answer.status.as_u16(), &answer.headers["content-type"]),
@@ -34,7 +34,7 @@ async fn document(server: &Server) -> Value {
     answer.json()
 }
 
-fn operations(document: &Value) -> Vec<(String, &'static str)> {
+pub(crate) fn operations(document: &Value) -> Vec<(String, &'static str)> {
     let paths = document["paths"].as_object().unwrap().iter();
     let of = |(path, item): (&String, &Value)| {
         let has = |method: &&&str| item.get(**method).is_some();

@@ -16,12 +16,11 @@ use tasker_worker_rust::catalog::Catalog;
 use tasker_worker_rust::client::Client;
 use tasker_worker_rust::config::OrchestratorConfig;
 use tasker_worker_rust::message::{HandlerSpec, Json};
+use tasker_worker_rust::ops::http::{self, Limits};
 use tasker_worker_rust::orchestrator::{Orchestrator, api};
 use tasker_worker_rust::retry::RetryPolicy;
 use tasker_worker_rust::template::{IdentityStrategy, StepKind, StepTemplate, Template};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::orchestrator::start;
@@ -33,7 +32,7 @@ pub(crate) struct Server {
     pub(crate) orchestrator: Orchestrator,
     pub(crate) broker: Arc<MemoryBroker>,
     http: HttpClient<HttpConnector, Full<Bytes>>,
-    serving: JoinHandle<()>,
+    _serving: http::Server,
     _directory: TempDir,
 }
 
@@ -62,13 +61,14 @@ impl Server {
         let path = directory.path().join("store.sqlite");
         let config = OrchestratorConfig { database_url: format!("sqlite:{}", path.display()), ..config };
         let (orchestrator, broker) = start(&config, catalog).await;
-        let listener = TcpListener::bind(address).await.unwrap();
-        let base_url = format!("http://{}", listener.local_addr().unwrap());
-        let router = api::router(orchestrator.clone(), &config);
-        let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let router = api::router(orchestrator.clone(), &config).unwrap();
+        let limits = Limits { connections: config.max_connections, header_bytes: config.max_header_bytes };
+        let serving =
+            http::serve_within(limits, address, "orchestrator.listen_address", router).await.unwrap();
+        let base_url = format!("http://{}", serving.address());
         let store = SqlitePool::connect(&config.database_url).await.unwrap();
         let http = HttpClient::builder(TokioExecutor::new()).build_http();
-        Self { base_url, store, orchestrator, broker, http, serving, _directory: directory }
+        Self { base_url, store, orchestrator, broker, http, _serving: serving, _directory: directory }
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -82,7 +82,17 @@ impl Server {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> Answer {
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base_url));
+        self.send_to(&format!("{}{path}", self.base_url), method, headers, body).await
+    }
+
+    async fn send_to(
+        &self,
+        url: &str,
+        method: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(url);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -100,6 +110,11 @@ impl Server {
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send("GET", path, &[], "").await
+    }
+
+    /// Asks another server of the same orchestrator.
+    pub(crate) async fn get_at(&self, url: &str) -> Answer {
+        self.send_to(url, "GET", &[], "").await
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
@@ -134,12 +149,6 @@ impl Server {
             query = query.bind(value.to_string());
         }
         query.execute(&self.store).await.unwrap();
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.serving.abort();
     }
 }
 

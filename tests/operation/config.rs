@@ -446,3 +446,44 @@ fn the_ladder_and_the_names_follow_the_settings() {
     );
     assert_eq!(config.names().step_queue("orders"), "eu.tasker.steps.orders");
 }
+
+#[test]
+fn a_key_is_never_shown_and_may_come_from_a_file() {
+    let file = tempfile::NamedTempFile::new().expect("a file for the key");
+    std::fs::write(file.path(), "s3cret-key\n").expect("the file can be written");
+    let path = file.path().to_str().expect("the path is UTF-8");
+    for variable in [("TASKER_API_KEY", "s3cret-key"), ("TASKER_API_KEY_FILE", path)] {
+        let config = load("", &[variable]).expect("the settings are right");
+        assert_eq!(config.worker.orchestration_api_key.as_ref().map(|key| key.expose()), Some("s3cret-key"));
+        let shown = [config.show(), format!("{config:?}"), serde_json::to_string(&config).expect("JSON")];
+        assert!(shown.iter().all(|text| text.contains("***") && !text.contains("s3cret")), "{shown:?}");
+    }
+    let said = mistakes("", &[("TASKER_API_KEY", "s3cret key")]);
+    assert_eq!(
+        said,
+        [
+            "TASKER_API_KEY: worker.orchestration_api_key: expected a key without spaces, or \"\", got something else"
+        ]
+    );
+}
+
+#[test]
+fn certificates_and_ways_to_log_in_must_fit_together() {
+    for (text, problem) in [
+        ("certificate_file = \"a\"", "without broker.tls.key_file"),
+        ("key_file = \"a\"", "without broker.tls.certificate_file"),
+        ("external_login = true", "wants a certificate to log in with"),
+    ] {
+        let said = mistakes(&format!("[broker.tls]\n{text}\n"), &[]);
+        assert!(
+            said.len() == 1 && said[0].starts_with("worker.toml:2: ") && said[0].contains(problem),
+            "{said:?}"
+        );
+    }
+    let both = "[broker]\npassword_file = \"p\"\n[broker.tls]\ncertificate_file = \"a\"\nkey_file = \"b\"\nexternal_login = true\n";
+    let said = mistakes(both, &[]);
+    assert!(said.len() == 1 && said[0].contains("two ways to log in; choose one"), "{said:?}");
+    let keys = "[orchestrator.auth]\njwt_public_key_file = \"a\"\njwks_file = \"b\"\n";
+    let said = load_for(Program::Orchestrator, keys, &[]).expect_err("two sources of keys");
+    assert!(said.len() == 1 && said[0].contains("both say which keys sign tokens"), "{said:?}");
+}

@@ -28,9 +28,9 @@ fn until(address: &str, path: &str, wanted: impl Fn(u16, &str) -> bool) -> Strin
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_the_broker_is_short_of_memory_the_worker_waits_and_then_loses_and_repeats_nothing() {
-    let node = Node::start();
+    let node = Node::start(tempfile::tempdir().unwrap(), &[]);
     let mut config = settings(Kind::Embedded);
-    config.broker.urls = vec![node.url.as_str().into()];
+    config.broker.urls = vec![node.url("guest", "guest").as_str().into()];
     let mut desk = Desk::open_with(config.clone(), Kind::RabbitMq, &[NAMESPACE]).await;
     let request = || {
         let body = json!({"task_uuid": Uuid::new_v4(), "step_uuid": Uuid::new_v4(), "namespace": NAMESPACE,

@@ -10,9 +10,9 @@ use crate::system::System;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_lost_its_data_stops_no_other_namespace_and_is_mended_by_deleting_it() {
-    let node = Node::start();
+    let node = Node::start(tempfile::tempdir().unwrap(), &[]);
     let mut config = settings(Kind::Embedded);
-    config.broker.urls = vec![node.url.as_str().into()];
+    config.broker.urls = vec![node.url("guest", "guest").as_str().into()];
     let system = System::on(config).await;
     let queue = system.config.names().step_queue("linear_workflow");
     let member = format!("{{list_to_atom(\"%2F_{queue}\"), node()}}");

@@ -100,6 +100,11 @@ fn only_the_topology_spells_names_of_queues_and_exchanges() {
 }
 
 #[test]
+fn only_one_file_says_who_may_do_what_on_the_broker() {
+    only(&["amq\\\\."], &["broker/rights.rs"]);
+}
+
+#[test]
 fn only_the_metrics_register_metrics() {
     only(&["prometheus::"], &["ops/metrics.rs"]);
 }
@@ -146,6 +151,36 @@ fn workflows_use_what_users_have() {
         "crate::outcome",
     ];
     never(&["workflows/"], &internal);
+}
+
+#[test]
+fn every_test_that_the_threat_model_names_exists() {
+    fn visit(directory: &Path, text: &mut String) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => visit(&path, text),
+                false if path.extension().is_some_and(|extension| extension == "rs") => {
+                    text.push_str(&fs::read_to_string(path).unwrap());
+                }
+                false => {}
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut tests = String::new();
+    visit(&root.join("tests"), &mut tests);
+    let model = fs::read_to_string(root.join("docs/threat-model.md")).unwrap();
+    let names: Vec<&str> =
+        model.split('`').skip(1).step_by(2).filter(|name| name.matches('_').count() >= 3).collect();
+    assert!(names.len() > 25, "{names:?}");
+    let missing: Vec<&&str> = names.iter().filter(|name| !tests.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty(), "docs/threat-model.md names tests that do not exist: {missing:?}");
+    let table =
+        model.split("## What somebody malicious can do").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| ")).skip(1);
+    let undefended: Vec<&str> = rows.filter(|row| !row.split('|').nth(4).unwrap().contains("_")).collect();
+    assert!(undefended.is_empty(), "without a test: {undefended:?}");
 }
 
 #[test]

@@ -13,9 +13,11 @@ mod program;
 #[path = "../support/proxy.rs"]
 #[expect(dead_code, reason = "the broker's own tests do more with it")]
 mod proxy;
+mod rights;
 mod scale;
 mod store;
 mod support;
 mod system;
+mod tls;
 mod worker;
 mod workflows;

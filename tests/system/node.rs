@@ -1,51 +1,54 @@
-//! A RabbitMQ node of one test's own, to be ill-treated.
+//! A RabbitMQ node of the test's own, for what cannot be asked of a shared one.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
-/// A private RabbitMQ; gone when its input ends.
+use tempfile::TempDir;
+
+/// Ends, with all it holds, when dropped.
 pub(crate) struct Node {
-    child: Child,
-    directory: tempfile::TempDir,
-    pub(crate) url: String,
+    directory: TempDir,
+    pub(crate) port: u16,
 }
 
 impl Node {
-    pub(crate) fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let mut child = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/with-rabbitmq"))
-            .args(["bash", "-c", "echo $RABBITMQ_URL; exec cat"])
-            .env_remove("RABBITMQ_URL")
-            .env("TMPDIR", directory.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut url = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut url).unwrap();
-        assert!(!url.is_empty(), "no private RabbitMQ: see what scripts/with-rabbitmq said");
-        Self { child, directory, url: url.trim().to_owned() }
+    /// Starts one with these files in its folder; see `scripts/rabbitmq-node`.
+    pub(crate) fn start(directory: TempDir, files: &[(&str, &str)]) -> Self {
+        for (name, content) in files {
+            std::fs::write(directory.path().join(name), content).unwrap();
+        }
+        let mut node = Self { directory, port: 0 };
+        let started = script("start", node.directory.path(), &[]);
+        assert!(started.status.success(), "{started:?}");
+        let port = std::fs::read_to_string(node.directory.path().join("port")).unwrap();
+        node.port = port.trim().parse().unwrap();
+        node
     }
 
-    /// `rabbitmqctl` for this node.
-    pub(crate) fn ctl(&self, arguments: &[&str]) {
-        let mut folders = self.directory.path().read_dir().unwrap().map(|entry| entry.unwrap());
-        let data = folders.find(|folder| folder.file_name().to_string_lossy().starts_with("with-rabbitmq"));
-        let output = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/rabbitmq-node"))
-            .arg("ctl")
-            .arg(data.expect("with-rabbitmq keeps its node there").path())
-            .args(arguments)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
+    /// Runs rabbitmqctl, and returns what it says.
+    pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
+        let done = script("ctl", self.directory.path(), arguments);
+        assert!(done.status.success(), "rabbitmqctl {arguments:?}: {done:?}");
+        String::from_utf8(done.stdout).unwrap()
+    }
+
+    pub(crate) fn url(&self, user: &str, password: &str) -> String {
+        format!("amqp://{user}:{password}@127.0.0.1:{}/%2f", self.port)
     }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        // It may have failed by itself.
-        let _ = self.child.wait();
+        let _ = script("kill", self.directory.path(), &[]);
     }
+}
+
+fn script(action: &str, directory: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/rabbitmq-node"));
+    command.arg(action).arg(directory).args(arguments).stdin(Stdio::null());
+    // What the node leaves running must not keep our pipes open.
+    if action == "start" {
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+    }
+    command.output().unwrap()
 }

@@ -141,11 +141,11 @@ impl Drop for Running {
     }
 }
 
-fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -280,6 +280,35 @@ fn an_absent_orchestrator_is_named_with_what_to_do() {
     assert_eq!(output.status.code(), Some(69));
     let text = stderr(&output);
     assert!(text.contains(&url) && text.contains("--api-url"), "{text}");
+}
+
+#[test]
+fn an_orchestrator_with_keys_obeys_who_shows_one_and_one_without_warns() {
+    let keys = "[[api_keys]]\nkey = \"0123456789abcdef\"\npermissions = [\"tasks:create\"]\n";
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let program = || {
+        Program::new().set("RABBITMQ_URL", "amqp://127.0.0.1:1/%2f").set(
+            "TASKER__ORCHESTRATOR__TEMPLATE_DIRECTORY",
+            concat!(env!("CARGO_MANIFEST_DIR"), "/config/workflows"),
+        )
+    };
+    let secured = program()
+        .write("keys.toml", keys)
+        .write("key", "0123456789abcdef\n")
+        .set("TASKER__ORCHESTRATOR__AUTH__API_KEYS_FILE", "keys.toml")
+        .set("TASKER__ORCHESTRATOR__LISTEN_ADDRESS", format!("127.0.0.1:{port}"))
+        .set("ORCHESTRATION_API_URL", format!("http://127.0.0.1:{port}"));
+    let mut orchestrator = secured.start(&["orchestrator"]);
+    orchestrator.says("serving http");
+    let submit = ["submit", "linear_workflow/mathematical_sequence"];
+    let refused = secured.run(&submit);
+    assert_eq!(refused.status.code(), Some(1), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("set TASKER_API_KEY or --api-key-file"), "{}", stderr(&refused));
+    let taken = secured.run(&[&submit[..], &["--api-key-file", "key"]].concat());
+    assert!(taken.status.success(), "{}", stderr(&taken));
+
+    let open = program().set("TASKER__ORCHESTRATOR__LISTEN_ADDRESS", "0.0.0.0:0");
+    open.start(&["orchestrator"]).says("the api obeys whoever reaches it");
 }
 
 #[test]

@@ -151,14 +151,14 @@ fn templates() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config/workflows")
 }
 
-async fn orchestrate(
+pub(crate) async fn orchestrate(
     config: &Config,
     broker: &Arc<dyn Broker>,
     catalog: &Catalog,
 ) -> (Orchestrator, Server, Client) {
     let started = Orchestrator::start(config, broker.clone(), catalog.clone()).await;
     let orchestrator = started.expect("the store opens");
-    let router = api::router(orchestrator.clone(), &config.orchestrator);
+    let router = api::router(orchestrator.clone(), &config.orchestrator).unwrap();
     let server = serve("127.0.0.1:0", "orchestrator.listen_address", router).await.expect("a port is free");
     let client = Client::new(&format!("http://{}", server.address())).expect("the address is right");
     (orchestrator, server, client)

@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 
 use lapin::auth::AuthProvider;
 use lapin::types::{LongString, ShortString};
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPScheme, AMQPUri, SASLMechanism};
 
 use crate::broker::BrokerError;
+use crate::config::BrokerConfig;
 
 /// One checked address. Neither `Debug` nor any of the public parts shows the password.
 #[derive(Clone)]
 pub(super) struct Address {
     /// With the password, for the client alone.
-    pub(super) uri: String,
+    pub(super) uri: AMQPUri,
     /// Host and port.
     pub(super) place: String,
     pub(super) user: String,
@@ -23,7 +24,7 @@ pub(super) struct Address {
 impl Address {
     /// # Errors
     /// What is wrong with the `index`th of the addresses in the settings, without its password.
-    pub(super) fn parse(index: usize, text: &str, heartbeat_seconds: u16) -> Result<Self, BrokerError> {
+    pub(super) fn parse(index: usize, text: &str, config: &BrokerConfig) -> Result<Self, BrokerError> {
         let wrong = |problem: &str| {
             BrokerError::Invalid(format!(
                 "broker.urls[{index}] is not an AMQP address ({problem}); expected \
@@ -44,13 +45,27 @@ impl Address {
         if uri.authority.host.is_empty() {
             return Err(wrong("it has no host"));
         }
-        uri.query.heartbeat.get_or_insert(heartbeat_seconds);
+        uri.query.heartbeat.get_or_insert(config.heartbeat_seconds);
+        if config.tls.external_login {
+            if uri.scheme != AMQPScheme::AMQPS {
+                return Err(wrong("broker.tls.external_login is set, which works with amqps:// only"));
+            }
+            uri.query.auth_mechanism = Some(SASLMechanism::External);
+        }
+        let user = match uri.query.auth_mechanism {
+            Some(SASLMechanism::External) => "of our certificate".to_owned(),
+            _ => uri.authority.userinfo.username.clone(),
+        };
         Ok(Self {
-            uri: uri.to_string(),
             place: format!("{}:{}", uri.authority.host, uri.authority.port),
-            user: uri.authority.userinfo.username,
-            vhost: uri.vhost,
+            user,
+            vhost: uri.vhost.clone(),
+            uri,
         })
+    }
+
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.uri.scheme == AMQPScheme::AMQPS
     }
 }
 
@@ -108,7 +123,7 @@ mod tests {
             ("amqp://worker:hunter2@[::1]:5672/", "IPv6"),
             ("amqp://worker:hunter2@rabbit/%2f?heartbeat=often", "invalid digit"),
         ] {
-            let error = Address::parse(2, text, 10).unwrap_err().to_string();
+            let error = Address::parse(2, text, &BrokerConfig::default()).unwrap_err().to_string();
             assert!(error.contains("broker.urls[2]") && error.contains(problem), "{text}: {error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
@@ -116,17 +131,22 @@ mod tests {
 
     #[test]
     fn an_address_keeps_its_own_heartbeat_and_hides_its_password() {
-        let address =
-            Address::parse(0, "amqp://worker:hun%2Fter2@rabbit:5673/orders?heartbeat=3", 10).unwrap();
-        assert!(address.uri.contains("heartbeat=3"), "{}", address.uri);
+        let address = Address::parse(
+            0,
+            "amqp://worker:hun%2Fter2@rabbit:5673/orders?heartbeat=3",
+            &BrokerConfig::default(),
+        )
+        .unwrap();
+        assert_eq!(address.uri.query.heartbeat, Some(3));
         let shown = format!("{address:?}");
         assert!(
             shown.contains("rabbit:5673") && shown.contains("worker") && shown.contains("orders"),
             "{shown}"
         );
         assert!(!shown.contains("ter2"), "{shown}");
-        let plain = Address::parse(0, "amqp://rabbit", 7).unwrap();
-        assert!(plain.uri.contains("heartbeat=7"), "{}", plain.uri);
+        let config = BrokerConfig { heartbeat_seconds: 7, ..BrokerConfig::default() };
+        let plain = Address::parse(0, "amqp://rabbit", &config).unwrap();
+        assert_eq!(plain.uri.query.heartbeat, Some(7));
         assert_eq!(
             (plain.place.as_str(), plain.user.as_str(), plain.vhost.as_str()),
             ("rabbit:5672", "guest", "/")

@@ -4,19 +4,18 @@
 //! connection. Here the keeper connects, says what it sees, and connects again; whoever has a channel
 //! opens a new one on every new connection.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use deadpool_lapin::{Manager, Object, Pool, PoolError, Runtime};
+use deadpool::managed::PoolError;
 use futures_util::{FutureExt, StreamExt};
-use lapin::{ConnectionProperties, Event};
+use lapin::Event;
 use tokio::sync::watch;
 use tokio::time::{self, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::address::{Address, PasswordFile};
+use super::connect::{Access, Object, Pool, pool};
 use super::failure::Failure;
 use super::link::{Health, Link, LinkState, Purpose, Up};
 use super::reconnect::{Tries, Trouble};
@@ -29,22 +28,12 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long an orderly end may take.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
 
-/// What connecting takes.
-#[derive(Debug, Clone)]
-pub(super) struct Access {
-    pub(super) addresses: Vec<Address>,
-    pub(super) password_file: Option<PathBuf>,
-    pub(super) connect_timeout: Duration,
-    /// Shown in the broker's management pages.
-    pub(super) name: String,
-}
-
 /// Keeps the connection for one purpose up until it is told to close it.
 pub(super) struct Keeper {
     purpose: Purpose,
     connect_timeout: Duration,
-    /// One pool per address. A connection is checked out for as long as it lives.
-    pools: Vec<(Address, Pool)>,
+    /// One pool per address, beside its place. A connection is checked out for as long as it lives.
+    pools: Vec<(String, Pool)>,
     /// The address to try first: the one that worked last.
     first: usize,
     connections: u64,
@@ -59,7 +48,8 @@ impl Keeper {
     pub(super) fn new(purpose: Purpose, access: &Access, health: Arc<Health>) -> (Self, Link) {
         let starting = Failure::outage("starting", "starting").of_connection();
         let (state, link) = watch::channel(LinkState::Down(starting));
-        let pools = access.addresses.iter().map(|address| (address.clone(), pool(purpose, access, address)));
+        let pools =
+            access.addresses.iter().map(|address| (address.place.clone(), pool(purpose, access, address)));
         let keeper = Self {
             purpose,
             connect_timeout: access.connect_timeout,
@@ -115,22 +105,18 @@ impl Keeper {
         let mut failures: Vec<Failure> = Vec::new();
         for turn in 0..self.pools.len() {
             let index = (self.first + turn) % self.pools.len();
-            let (address, pool) = &self.pools[index];
-            match pool.get().await {
+            let (place, pool) = &self.pools[index];
+            failures.push(match pool.get().await {
                 Ok(connection) => {
                     self.first = index;
-                    return Ok((connection, address.place.clone()));
+                    return Ok((connection, place.clone()));
                 }
-                Err(PoolError::Backend(error)) => failures.push(Failure::connecting(address, &error)),
+                Err(PoolError::Backend(failure)) => failure,
                 Err(PoolError::Timeout(_)) => {
-                    let what = format!("cannot reach {}", address.place);
-                    failures.push(Failure::timeout(&what, self.connect_timeout));
+                    Failure::timeout(&format!("cannot reach {place}"), self.connect_timeout)
                 }
-                Err(error) => {
-                    failures
-                        .push(Failure::outage(format!("cannot reach {}: {error}", address.place), "pool"));
-                }
-            }
+                Err(error) => Failure::outage(format!("cannot reach {place}: {error}"), "pool"),
+            });
         }
         let texts: Vec<&str> = failures.iter().map(|failure| failure.text.as_str()).collect();
         let passes = failures.iter().any(|failure| failure.trouble == Trouble::Outage);
@@ -206,26 +192,4 @@ fn last_words(events: &mut (impl futures_util::stream::FusedStream<Item = Event>
         }
     }
     failure.of_connection()
-}
-
-fn pool(purpose: Purpose, access: &Access, address: &Address) -> Pool {
-    let name = format!("{}/{}", access.name, purpose.name());
-    let login = access.password_file.clone().map(|path| (address.user.clone(), path));
-    let properties = move || {
-        let properties = ConnectionProperties::default().with_connection_name(name.as_str().into());
-        match login.clone() {
-            Some((user, path)) => properties.with_auth_provider(PasswordFile { user, path }),
-            None => properties,
-        }
-    };
-    let runtime = lapin::runtime::default_runtime().expect("the client is built with its tokio runtime");
-    Pool::builder(Manager::new(address.uri.as_str(), properties, runtime))
-        // One is in use; the other slot is for whoever still looks at its broken predecessor.
-        .max_size(2)
-        .runtime(Runtime::Tokio1)
-        // The client has no time limit of its own for connecting.
-        .create_timeout(Some(access.connect_timeout))
-        .wait_timeout(Some(access.connect_timeout))
-        .build()
-        .expect("a pool with time limits has a runtime")
 }

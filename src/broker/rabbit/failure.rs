@@ -8,6 +8,7 @@ use lapin::ErrorKind;
 
 use super::address::Address;
 use super::reconnect::Trouble;
+use super::tls;
 use crate::broker::BrokerError;
 
 /// AMQP reply codes that say "not like this" rather than "not now".
@@ -38,6 +39,11 @@ impl Failure {
         Self { text: text.into(), cause, trouble: Trouble::Outage, connection_lost: false }
     }
 
+    /// One that lasts until somebody changes a setting or a file.
+    pub(super) fn refusal(text: impl Into<String>, cause: &'static str) -> Self {
+        Self { trouble: Trouble::Refusal, ..Self::outage(text, cause) }
+    }
+
     /// The same, of the whole connection.
     pub(super) fn of_connection(self) -> Self {
         Self { connection_lost: true, ..self }
@@ -65,6 +71,7 @@ impl Failure {
         let text = match (failure.trouble, failure.cause) {
             (Trouble::Refusal, "not_allowed") => format!("{place} refused vhost {vhost:?}: {}", failure.text),
             (Trouble::Refusal, "password_file") => failure.text,
+            (Trouble::Refusal, "tls") => format!("{place}: {}", failure.text),
             (Trouble::Refusal, _) => format!("{place} refused user {user:?}: {}", failure.text),
             (Trouble::Outage, _) => format!("cannot reach {place}: {}", failure.text),
         };
@@ -93,7 +100,10 @@ impl fmt::Display for Failure {
 impl From<&lapin::Error> for Failure {
     fn from(error: &lapin::Error) -> Self {
         let (text, cause, connection_lost) = match error.kind() {
-            ErrorKind::IOError(error) => (io_text(error), "connection_lost", true),
+            ErrorKind::IOError(error) => match tls::explain(error) {
+                Some(text) => (text, "tls", true),
+                None => (io_text(error), "connection_lost", true),
+            },
             ErrorKind::MissingHeartbeatError => {
                 ("the broker has been silent for two heartbeats".to_owned(), "no_heartbeat", true)
             }
@@ -118,7 +128,7 @@ impl From<&lapin::Error> for Failure {
                     && !text.contains("down or inaccessible")
             }
             ErrorKind::AuthProviderError(_) => true,
-            _ => false,
+            _ => cause == "tls",
         };
         let trouble = if refused { Trouble::Refusal } else { Trouble::Outage };
         Self { text, cause, trouble, connection_lost }
@@ -162,6 +172,7 @@ mod tests {
     use lapin::protocol::AMQPError;
 
     use super::*;
+    use crate::config::BrokerConfig;
 
     fn protocol(code: u16, text: &str) -> lapin::Error {
         ErrorKind::ProtocolError(AMQPError::from_id(code, text.into()).unwrap()).into()
@@ -195,7 +206,9 @@ mod tests {
 
     #[test]
     fn a_failed_connect_says_whom_and_why() {
-        let address = Address::parse(0, "amqp://worker:hunter2@127.0.0.1:5672/orders", 10).unwrap();
+        let address =
+            Address::parse(0, "amqp://worker:hunter2@127.0.0.1:5672/orders", &BrokerConfig::default())
+                .unwrap();
         let text = |error: &lapin::Error| Failure::connecting(&address, error).text;
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused).into();
         assert_eq!(text(&refused), "cannot reach 127.0.0.1:5672: connection refused");

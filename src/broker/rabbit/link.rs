@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use deadpool_lapin::Object;
 use tokio::sync::watch;
 
+use super::connect::Object;
 use super::failure::Failure;
 use crate::broker::BrokerStatus;
 use crate::ops::metrics::METRICS;

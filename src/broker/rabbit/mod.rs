@@ -7,6 +7,7 @@
 
 mod address;
 mod confirms;
+mod connect;
 mod connection;
 mod consume;
 mod declare;
@@ -16,12 +17,12 @@ mod link;
 mod properties;
 mod publish;
 mod reconnect;
+mod tls;
 mod window;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use deadpool_lapin::Object;
 use tokio::runtime::{self, Handle};
 use tokio::sync::{mpsc, watch};
 use tokio::time;
@@ -29,7 +30,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::address::Address;
-use self::connection::{Access, GRACE, Keeper};
+use self::connect::{Access, Object};
+use self::connection::{GRACE, Keeper};
 use self::consume::Supervisor;
 use self::failure::Failure;
 use self::link::{Health, Link, LinkState, Purpose};
@@ -196,15 +198,18 @@ impl Shared {
         if let Some(path) = &config.password_file {
             address::read_password(path)?;
         }
-        let parse =
-            |(index, url): (usize, &AmqpUrl)| Address::parse(index, url.expose(), config.heartbeat_seconds);
+        let parse = |(index, url): (usize, &AmqpUrl)| Address::parse(index, url.expose(), config);
         let addresses = config.urls.iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
+        if addresses.iter().any(Address::is_encrypted) {
+            tls::connector(&config.tls).map_err(BrokerError::Invalid)?;
+        }
         let places: Vec<&str> = addresses.iter().map(|address| address.place.as_str()).collect();
         Ok(Self {
             address: places.join(", "),
             access: Access {
                 addresses,
                 password_file: config.password_file.clone(),
+                tls: config.tls.clone(),
                 connect_timeout: Duration::from_millis(config.connect_timeout_ms.max(1)),
                 name: connection_name.to_owned(),
             },

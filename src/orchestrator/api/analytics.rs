@@ -16,7 +16,7 @@ use crate::orchestrator::queries::analytics as queries;
 const MANY_FAILURES: f64 = 0.1;
 
 /// Shows how much was done, and how fast.
-#[utoipa::path(get, path = "/v1/analytics/performance", tag = "analytics", params(PerformanceQuery), responses(
+#[utoipa::path(get, path = "/v1/analytics/performance", tag = "analytics", security(("api_key" = ["system:analytics_read"])), params(PerformanceQuery), responses(
     (status = 200, description = "The figures", body = PerformanceMetrics),
 ))]
 pub(super) async fn performance(
@@ -28,7 +28,7 @@ pub(super) async fn performance(
 }
 
 /// Shows what is slow or fails.
-#[utoipa::path(get, path = "/v1/analytics/bottlenecks", tag = "analytics", params(BottleneckQuery), responses(
+#[utoipa::path(get, path = "/v1/analytics/bottlenecks", tag = "analytics", security(("api_key" = ["system:analytics_read"])), params(BottleneckQuery), responses(
     (status = 200, description = "The slowest steps and templates", body = BottleneckAnalysis),
 ))]
 pub(super) async fn bottlenecks(

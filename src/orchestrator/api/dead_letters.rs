@@ -17,7 +17,7 @@ use crate::orchestrator::queries::dead_letters as queries;
 const MOST: u32 = 1_000;
 
 /// Lists entries, newest first.
-#[utoipa::path(get, path = "/v1/dlq", tag = "dead letters", params(DlqQuery), responses(
+#[utoipa::path(get, path = "/v1/dlq", tag = "dead letters", security(("api_key" = ["dlq:read"])), params(DlqQuery), responses(
     (status = 200, description = "The entries", body = [DlqEntry]),
 ))]
 pub(super) async fn list(
@@ -30,7 +30,7 @@ pub(super) async fn list(
 }
 
 /// Shows a task's latest entry.
-#[utoipa::path(get, path = "/v1/dlq/task/{task_uuid}", tag = "dead letters",
+#[utoipa::path(get, path = "/v1/dlq/task/{task_uuid}", tag = "dead letters", security(("api_key" = ["dlq:read"])),
     params(("task_uuid" = Uuid, Path)),
     responses((status = 200, description = "The entry", body = DlqEntry)),
 )]
@@ -47,7 +47,7 @@ pub(super) async fn of_task(
 }
 
 /// Writes down what looking into an entry came to.
-#[utoipa::path(patch, path = "/v1/dlq/entry/{dlq_entry_uuid}", tag = "dead letters",
+#[utoipa::path(patch, path = "/v1/dlq/entry/{dlq_entry_uuid}", tag = "dead letters", security(("api_key" = ["dlq:update"])),
     params(("dlq_entry_uuid" = Uuid, Path)), request_body = UpdateInvestigationRequest,
     responses(
         (status = 200, description = "It is written down", body = UpdateInvestigationResponse),
@@ -78,7 +78,7 @@ pub(super) async fn update(
 }
 
 /// Counts the entries by their reason.
-#[utoipa::path(get, path = "/v1/dlq/stats", tag = "dead letters", responses(
+#[utoipa::path(get, path = "/v1/dlq/stats", tag = "dead letters", security(("api_key" = ["dlq:stats"])), responses(
     (status = 200, description = "The counts", body = [DlqStats]),
 ))]
 pub(super) async fn stats(State(api): State<Api>) -> Result<Json<Vec<DlqStats>>, ApiError> {
@@ -86,7 +86,7 @@ pub(super) async fn stats(State(api): State<Api>) -> Result<Json<Vec<DlqStats>>,
 }
 
 /// Lists the entries nobody has decided about, the most urgent first.
-#[utoipa::path(get, path = "/v1/dlq/investigation-queue", tag = "dead letters", params(LimitQuery), responses(
+#[utoipa::path(get, path = "/v1/dlq/investigation-queue", tag = "dead letters", security(("api_key" = ["dlq:read"])), params(LimitQuery), responses(
     (status = 200, description = "The entries", body = [DlqInvestigationQueueEntry]),
 ))]
 pub(super) async fn queue(
@@ -98,7 +98,7 @@ pub(super) async fn queue(
 }
 
 /// Lists unfinished tasks by how near they are to being stale.
-#[utoipa::path(get, path = "/v1/dlq/staleness", tag = "dead letters", params(LimitQuery), responses(
+#[utoipa::path(get, path = "/v1/dlq/staleness", tag = "dead letters", security(("api_key" = ["dlq:read"])), params(LimitQuery), responses(
     (status = 200, description = "The tasks that may become stale", body = [StalenessMonitoring]),
 ))]
 pub(super) async fn staleness(

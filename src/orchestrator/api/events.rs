@@ -55,7 +55,7 @@ struct Follower {
 
 /// Sends every change of a task and its steps: those so far, then each as it happens, until the task has ended.
 /// A client that lost the connection goes on from the header `last-event-id`.
-#[utoipa::path(get, path = "/v1/tasks/{task_uuid}/events", tag = "tasks",
+#[utoipa::path(get, path = "/v1/tasks/{task_uuid}/events", tag = "tasks", security(("api_key" = ["tasks:read"])),
     params(("task_uuid" = Uuid, Path), ("last-event-id" = Option<i64>, Header, description = "The last event seen")),
     responses((status = 200, description = "Server-sent events named `task` and `step`, whose data is a TaskEvent",
         body = ServerSentEvent, content_type = "text/event-stream")),

@@ -11,7 +11,7 @@ use crate::api::{HandlerInfo, HandlerNamespace};
 use crate::template::Template;
 
 /// Lists the namespaces that have templates.
-#[utoipa::path(get, path = "/v1/handlers", tag = "templates", responses(
+#[utoipa::path(get, path = "/v1/handlers", tag = "templates", security(("api_key" = ["system:handlers_read"])), responses(
     (status = 200, description = "The namespaces", body = [HandlerNamespace]),
 ))]
 pub(super) async fn namespaces(State(api): State<Api>) -> Json<Vec<HandlerNamespace>> {
@@ -24,7 +24,7 @@ pub(super) async fn namespaces(State(api): State<Api>) -> Json<Vec<HandlerNamesp
 }
 
 /// Lists a namespace's templates.
-#[utoipa::path(get, path = "/v1/handlers/{namespace}", tag = "templates",
+#[utoipa::path(get, path = "/v1/handlers/{namespace}", tag = "templates", security(("api_key" = ["system:handlers_read"])),
     params(("namespace" = String, Path)),
     responses((status = 200, description = "The templates", body = [HandlerInfo])),
 )]
@@ -42,7 +42,7 @@ pub(super) async fn list(
 }
 
 /// Shows a template's latest version.
-#[utoipa::path(get, path = "/v1/handlers/{namespace}/{name}", tag = "templates",
+#[utoipa::path(get, path = "/v1/handlers/{namespace}/{name}", tag = "templates", security(("api_key" = ["system:handlers_read"])),
     params(("namespace" = String, Path), ("name" = String, Path)),
     responses((status = 200, description = "The template", body = HandlerInfo)),
 )]

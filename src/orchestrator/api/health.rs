@@ -26,7 +26,7 @@ const MANY_UNSENT: i64 = 10_000;
 const FULL: f64 = 0.99;
 
 /// The process answers.
-#[utoipa::path(get, path = "/health", tag = "health", responses(
+#[utoipa::path(get, path = "/health", tag = "health", security(()), responses(
     (status = 200, description = "It answers", body = HealthResponse),
 ))]
 pub(super) async fn healthy() -> Json<HealthResponse> {
@@ -34,7 +34,7 @@ pub(super) async fn healthy() -> Json<HealthResponse> {
 }
 
 /// The process answers; looks at nothing, so that no outage elsewhere gets it restarted.
-#[utoipa::path(get, path = "/health/live", tag = "health", responses(
+#[utoipa::path(get, path = "/health/live", tag = "health", security(()), responses(
     (status = 200, description = "It answers", body = HealthResponse),
 ))]
 pub(super) async fn live() -> Json<HealthResponse> {
@@ -43,7 +43,7 @@ pub(super) async fn live() -> Json<HealthResponse> {
 
 /// 200 while tasks can be accepted, 503 otherwise. Without the broker they can: what has to be sent waits
 /// in the store, and people can still look at their tasks.
-#[utoipa::path(get, path = "/health/ready", tag = "health", responses(
+#[utoipa::path(get, path = "/health/ready", tag = "health", security(()), responses(
     (status = 200, description = "Tasks can be accepted", body = HealthResponse),
     (status = 503, description = "They cannot; what was looked at", body = ErrorResponse),
 ))]
@@ -60,7 +60,7 @@ pub(super) async fn ready(State(api): State<Api>) -> Result<Json<HealthResponse>
 }
 
 /// The same, always answered with 200: for people.
-#[utoipa::path(get, path = "/health/detailed", tag = "health", responses(
+#[utoipa::path(get, path = "/health/detailed", tag = "health", security(()), responses(
     (status = 200, description = "What was looked at", body = HealthResponse),
 ))]
 pub(super) async fn detailed(State(api): State<Api>) -> Json<HealthResponse> {
@@ -70,7 +70,7 @@ pub(super) async fn detailed(State(api): State<Api>) -> Json<HealthResponse> {
 }
 
 /// Every metric, in Prometheus's text format.
-#[utoipa::path(get, path = "/metrics", tag = "health", responses(
+#[utoipa::path(get, path = "/metrics", tag = "health", security(()), responses(
     (status = 200, description = "The metrics", body = String, content_type = "text/plain"),
 ))]
 pub(super) async fn metrics() -> ([(HeaderName, &'static str); 1], String) {
@@ -147,7 +147,10 @@ fn check(problem: Option<String>, otherwise: &str) -> HealthCheck {
 async fn readable(api: &Api) -> HealthCheck {
     let started = Instant::now();
     let answer = sqlx::query("SELECT 1 FROM tasks LIMIT 1").execute(api.orchestrator.store().readers()).await;
-    let problem = answer.err().map(|error| error.to_string());
+    let problem = answer.err().map(|error| {
+        tracing::warn!(%error, "The store cannot be read");
+        "it cannot be read; the orchestrator's log has the reason".to_owned()
+    });
     HealthCheck { duration_ms: started.elapsed().as_millis() as u64, ..check(problem, UNHEALTHY) }
 }
 

@@ -1,18 +1,22 @@
 //! The HTTP API.
 
 mod analytics;
+mod auth;
 mod dead_letters;
 mod document;
 mod error;
 mod events;
 mod handlers;
 mod health;
+mod keys;
 mod register;
 mod steps;
 mod tasks;
 mod templates;
+mod tokens;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -26,6 +30,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use self::auth::Guard;
 use self::document::alias;
 use self::error::ApiError;
 use super::Orchestrator;
@@ -57,28 +62,52 @@ impl Api {
     }
 }
 
-/// The orchestrator's API: tasks, steps, templates, health and metrics.
-pub fn router(orchestrator: Orchestrator, config: &OrchestratorConfig) -> Router {
+/// The orchestrator's API: tasks, steps, templates, health, and metrics unless they have an address of their own.
+///
+/// # Errors
+/// When the files of keys cannot be used.
+pub fn router(orchestrator: Orchestrator, config: &OrchestratorConfig) -> Result<Router, Error> {
+    let routes = match config.health_address {
+        Some(_) => routes(),
+        None => routes().merge(operations()),
+    };
+    serving(routes, orchestrator, config)
+}
+
+/// Health and metrics, for an address of their own.
+///
+/// # Errors
+/// See [`router`].
+pub fn operations_router(orchestrator: Orchestrator, config: &OrchestratorConfig) -> Result<Router, Error> {
+    serving(health().merge(operations()), orchestrator, config)
+}
+
+fn serving(
+    routes: OpenApiRouter<Api>,
+    orchestrator: Orchestrator,
+    config: &OrchestratorConfig,
+) -> Result<Router, Error> {
+    let (router, document) = routes.split_for_parts();
+    let document = document::complete(document);
+    let guard = Guard::new(config, &document)?;
     let api = Api {
         orchestrator,
         max_body_bytes: config.max_body_bytes,
         request_timeout: Duration::from_millis(config.request_timeout_ms),
-        document: Bytes::new(),
+        document: document.to_json().expect("a document always encodes").into(),
     };
-    let (router, document) = routes().split_for_parts();
-    let document = document::complete(document).to_json().expect("a document always encodes");
-    let api = Api { document: document.into(), ..api };
-    router
+    Ok(router
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(api.max_body_bytes))
+        .layer(from_fn_with_state(Arc::new(guard), auth::guard))
         .layer(from_fn_with_state(api.request_timeout, observe))
-        .with_state(api)
+        .with_state(api))
 }
 
-/// Every route, with its part of the document.
+/// The routes of the API, each with its part of the document.
 fn routes() -> OpenApiRouter<Api> {
-    OpenApiRouter::new()
+    health()
         .routes(routes!(tasks::list, tasks::submit))
         .routes(routes!(tasks::one, tasks::cancel))
         .routes(routes!(tasks::summary))
@@ -99,14 +128,22 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(dead_letters::staleness))
         .routes(routes!(analytics::performance))
         .routes(routes!(analytics::bottlenecks))
+        .routes(routes!(document::document))
+}
+
+/// What probes ask.
+fn health() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
         .routes(routes!(health::healthy))
         .routes(routes!(health::live))
         .routes(alias("/live", routes!(health::live)))
         .routes(routes!(health::ready))
         .routes(alias("/ready", routes!(health::ready)))
-        .routes(routes!(health::detailed))
-        .routes(routes!(health::metrics))
-        .routes(routes!(document::document))
+}
+
+/// What operators ask.
+fn operations() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(health::detailed)).routes(routes!(health::metrics))
 }
 
 async fn unknown_route(uri: Uri) -> ApiError {

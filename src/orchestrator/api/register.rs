@@ -11,7 +11,7 @@ use crate::api::{ErrorResponse, TemplateDetail};
 use crate::orchestrator::RegisterError;
 
 /// Registers a template. The body is the template itself, YAML or JSON, in any of the accepted formats.
-#[utoipa::path(post, path = "/v1/templates", tag = "templates",
+#[utoipa::path(post, path = "/v1/templates", tag = "templates", security(("api_key" = ["templates:register"])),
     request_body(content = String, content_type = "application/yaml"),
     responses(
         (status = 200, description = "It was registered before", body = TemplateDetail),

@@ -11,7 +11,7 @@ use crate::orchestrator::by_hand::{ByHand, Decision};
 use crate::orchestrator::queries::{self, Found};
 
 /// Lists the steps of a task, with their results.
-#[utoipa::path(get, path = "/v1/tasks/{task_uuid}/workflow_steps", tag = "steps",
+#[utoipa::path(get, path = "/v1/tasks/{task_uuid}/workflow_steps", tag = "steps", security(("api_key" = ["steps:read"])),
     params(("task_uuid" = Uuid, Path)),
     responses((status = 200, description = "The steps, in the template's order", body = [StepResponse])),
 )]
@@ -25,7 +25,7 @@ pub(super) async fn list(
 }
 
 /// Shows a step, named by its id or, which people know, by its name.
-#[utoipa::path(get, path = "/v1/tasks/{task_uuid}/workflow_steps/{step_uuid}", tag = "steps",
+#[utoipa::path(get, path = "/v1/tasks/{task_uuid}/workflow_steps/{step_uuid}", tag = "steps", security(("api_key" = ["steps:read"])),
     params(("task_uuid" = Uuid, Path), ("step_uuid" = String, Path, description = "Its id or its name")),
     responses((status = 200, description = "The step", body = StepResponse)),
 )]
@@ -37,7 +37,7 @@ pub(super) async fn one(
 }
 
 /// Tries a failed step again, or settles a step by hand. The task goes on from there.
-#[utoipa::path(patch, path = "/v1/tasks/{task_uuid}/workflow_steps/{step_uuid}", tag = "steps",
+#[utoipa::path(patch, path = "/v1/tasks/{task_uuid}/workflow_steps/{step_uuid}", tag = "steps", security(("api_key" = ["steps:resolve"])),
     params(("task_uuid" = Uuid, Path), ("step_uuid" = String, Path, description = "Its id or its name")),
     request_body = StepManualAction,
     responses((status = 200, description = "The step after it", body = StepResponse)),
@@ -64,7 +64,7 @@ pub(super) async fn act(
 }
 
 /// Shows all changes of a step's state, newest first.
-#[utoipa::path(get, path = "/v1/tasks/{task_uuid}/workflow_steps/{step_uuid}/audit", tag = "steps",
+#[utoipa::path(get, path = "/v1/tasks/{task_uuid}/workflow_steps/{step_uuid}/audit", tag = "steps", security(("api_key" = ["steps:read"])),
     params(("task_uuid" = Uuid, Path), ("step_uuid" = String, Path, description = "Its id or its name")),
     responses((status = 200, description = "The changes", body = [StepAuditResponse])),
 )]

@@ -28,7 +28,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 type Created = (StatusCode, [(HeaderName, String); 1], Json<TaskResponse>);
 
 /// Accepts a task.
-#[utoipa::path(post, path = "/v1/tasks", tag = "tasks", request_body = TaskRequest, responses(
+#[utoipa::path(post, path = "/v1/tasks", tag = "tasks", security(("api_key" = ["tasks:create"])), request_body = TaskRequest, responses(
     (status = 201, description = "The task, with its steps' ids", body = TaskResponse),
     (status = 404, description = "There is no such template", body = ErrorResponse),
     (status = 409, description = "The task there is already", body = ErrorResponse),
@@ -56,7 +56,7 @@ pub(super) async fn submit(
 }
 
 /// Lists tasks, newest first.
-#[utoipa::path(get, path = "/v1/tasks", tag = "tasks", params(TaskQuery), responses(
+#[utoipa::path(get, path = "/v1/tasks", tag = "tasks", security(("api_key" = ["tasks:list"])), params(TaskQuery), responses(
     (status = 200, description = "A page of tasks, without their steps", body = TaskListResponse),
 ))]
 pub(super) async fn list(
@@ -111,7 +111,7 @@ pub(super) fn requested_wait(method: &Method, route: &str, uri: &Uri) -> Duratio
 }
 
 /// Looks at a task, or waits for its end.
-#[utoipa::path(get, path = ONE, tag = "tasks", params(("task_uuid" = Uuid, Path), Waiting), responses(
+#[utoipa::path(get, path = ONE, tag = "tasks", security(("api_key" = ["tasks:read"])), params(("task_uuid" = Uuid, Path), Waiting), responses(
     (status = 200, description = "The task, and how ready each of its steps is", body = TaskResponse),
 ))]
 pub(super) async fn one(
@@ -133,7 +133,7 @@ pub(super) async fn one(
 }
 
 /// Cancels an unfinished task.
-#[utoipa::path(delete, path = ONE, tag = "tasks", params(("task_uuid" = Uuid, Path)), responses(
+#[utoipa::path(delete, path = ONE, tag = "tasks", security(("api_key" = ["tasks:cancel"])), params(("task_uuid" = Uuid, Path)), responses(
     (status = 200, description = "The cancelled task", body = TaskResponse),
 ))]
 pub(super) async fn cancel(
@@ -152,7 +152,7 @@ pub(super) async fn cancel(
 }
 
 /// Shows a task at a glance.
-#[utoipa::path(get, path = "/v1/tasks/{task_uuid}/summary", tag = "tasks",
+#[utoipa::path(get, path = "/v1/tasks/{task_uuid}/summary", tag = "tasks", security(("api_key" = ["tasks:read"])),
     params(("task_uuid" = Uuid, Path)),
     responses((status = 200, description = "The task, its template's steps and its own", body = TaskSummaryResponse)),
 )]

@@ -25,7 +25,7 @@ pub(super) struct InNamespace {
 }
 
 /// Lists the templates.
-#[utoipa::path(get, path = "/v1/templates", tag = "templates", params(InNamespace), responses(
+#[utoipa::path(get, path = "/v1/templates", tag = "templates", security(("api_key" = ["templates:read"])), params(InNamespace), responses(
     (status = 200, description = "The templates and their namespaces", body = TemplateListResponse),
 ))]
 pub(super) async fn list(
@@ -55,7 +55,7 @@ pub(super) async fn list(
 }
 
 /// Shows a template.
-#[utoipa::path(get, path = "/v1/templates/{namespace}/{name}/{version}", tag = "templates",
+#[utoipa::path(get, path = "/v1/templates/{namespace}/{name}/{version}", tag = "templates", security(("api_key" = ["templates:read"])),
     params(("namespace" = String, Path), ("name" = String, Path), ("version" = String, Path)),
     responses((status = 200, description = "The template", body = TemplateDetail)),
 )]
