@@ -105,6 +105,8 @@ metrics! {
     store_errors: IntCounter = "tasker_orchestrator_store_errors_total",
     /// Template files that could not be used, at the last look.
     broken_templates: IntGauge = "tasker_broken_template_files",
+    /// Spans for the collector of traces, by what became of them (sent, dropped).
+    spans: IntCounterVec = "tasker_spans_total" ["outcome"],
     /// Time to answer an API request.
     api_seconds: HistogramVec = "tasker_orchestrator_api_seconds" ["method", "route", "status"],
 }

@@ -23,11 +23,12 @@ use super::outgoing::new_uuid;
 use super::shared::Shared;
 use super::store::{DAMAGED, OutboxRow, Store, TaskRow};
 use super::task::{Task, TaskState};
-use super::{Pause, SubmitError, now};
+use super::{Pause, SubmitError, now, trace};
 use crate::Error;
 use crate::broker::topology::Names;
 use crate::broker::{Broker, Disposition, Subscription};
 use crate::ops::metrics::{METRICS, seconds};
+use crate::trace::TraceContext;
 
 /// Settings of the writer.
 #[derive(Debug, Clone)]
@@ -233,6 +234,11 @@ impl Writer {
                     "A step was replayed whose task was rolled back or cancelled; its answer changes nothing"
                 );
             }
+            if let Some(span) = message.span {
+                span.with("tasker.task_uuid", message.task_uuid.to_string())
+                    .with("tasker.outcome", outcome.as_str())
+                    .end();
+            }
             settle(message.acker, Disposition::Ack);
         }
         METRICS.outbox_depth.add(rows.len() as i64 - work.sent.len() as i64);
@@ -267,6 +273,9 @@ impl Writer {
         }
         self.shared.changed(&followup.touched);
         for (task_uuid, state) in followup.finished {
+            if let Some(task) = self.cache.peek(task_uuid) {
+                trace::finished(task, state);
+            }
             self.cache.forget(task_uuid);
             self.shared.finished(task_uuid, state);
             if let Some(namespace) = followup.namespaces.get(&task_uuid) {
@@ -312,7 +321,7 @@ fn new_task(submission: &Submission) -> (Task, TaskRow) {
     let request = &submission.request;
     let task_uuid = new_uuid();
     let correlation_id = request.correlation_id.unwrap_or_else(Uuid::new_v4).to_string();
-    let task = Task::new(
+    let mut task = Task::new(
         task_uuid,
         Arc::clone(&submission.plan),
         request.context.clone(),
@@ -320,6 +329,7 @@ fn new_task(submission: &Submission) -> (Task, TaskRow) {
         request.priority.unwrap_or(0),
         new_uuid,
     );
+    task.trace.clone_from(&submission.trace);
     let row = TaskRow {
         task_uuid,
         template_id: submission.template_id,
@@ -334,6 +344,7 @@ fn new_task(submission: &Submission) -> (Task, TaskRow) {
         options: request.options.as_ref().map(ToString::to_string),
         tags: serde_json::to_string(&request.tags).expect("texts always encode"),
         correlation_id,
+        trace: submission.trace.as_ref().map(TraceContext::stored),
         parent_correlation_id: request.parent_correlation_id,
         requested_at: request.requested_at.map(|at| at.as_millisecond()),
         completed_at: None,

@@ -121,6 +121,7 @@ impl Cache {
             Task::new(task_uuid, plan, stored.context, stored.correlation_id, stored.priority, new_uuid);
         task.state = stored.state;
         task.created_at = stored.created_at;
+        task.trace = stored.trace;
         if let Err(reason) = task.restore(stored.steps) {
             return Ok(Err(reason));
         }

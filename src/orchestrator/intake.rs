@@ -15,12 +15,14 @@ use super::incoming::{self, Kind};
 use super::outbox::Report;
 use super::store::OverdueStep;
 use super::task::TaskState;
-use super::{SubmitError, outgoing};
+use super::{SubmitError, outgoing, trace};
 use crate::Error;
 use crate::api::TaskRequest;
 use crate::broker::{Acker, Delivery, Disposition, Message, PublishError, Publisher, Source, Subscription};
 use crate::message::{ErrorType, StepExecutionError, StepExecutionRequest};
 use crate::ops::metrics::METRICS;
+use crate::ops::spans::Span;
+use crate::trace::TraceContext;
 
 /// What callers ask the writer for.
 #[derive(Debug)]
@@ -48,6 +50,7 @@ pub(super) struct Submission {
     pub(super) identity: Uuid,
     pub(super) template_id: Uuid,
     pub(super) plan: Arc<Plan>,
+    pub(super) trace: Option<TraceContext>,
     pub(super) reply: oneshot::Sender<Result<Uuid, SubmitError>>,
 }
 
@@ -82,6 +85,8 @@ pub(super) struct Incoming {
     pub(super) kind: Kind,
     pub(super) task_uuid: Uuid,
     pub(super) event: Event,
+    /// Ends when it is applied.
+    pub(super) span: Option<Box<Span>>,
     pub(super) acker: Acker,
 }
 
@@ -163,7 +168,8 @@ impl Writer {
         let kind = Kind::of(&delivery, &self.names);
         match incoming::read(kind, &delivery) {
             Ok((task_uuid, event)) => {
-                work.messages.push(Incoming { kind, task_uuid, event, acker: delivery.acker });
+                let span = trace::applying(&delivery, kind.as_str(), || self.names.orchestrator_queue());
+                work.messages.push(Incoming { kind, task_uuid, event, span, acker: delivery.acker });
             }
             Err(reason) => {
                 METRICS.messages_applied.with_label_values(&[kind.as_str(), Outcome::Refused.as_str()]).inc();

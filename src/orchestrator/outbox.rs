@@ -14,11 +14,12 @@ use tokio::time::Instant;
 
 use super::shared::Shared;
 use super::store::{OutboxRow, Store};
-use super::{Pause, now};
+use super::{Pause, now, trace};
 use crate::Error;
 use crate::broker::topology::Names;
 use crate::broker::{BoxFuture, Broker, BrokerStatus, PublishError, Publisher};
 use crate::ops::metrics::METRICS;
+use crate::ops::spans::Span;
 
 /// Messages that wait for their confirmation at once.
 const WINDOW: usize = 512;
@@ -77,6 +78,7 @@ struct Ticket {
     created_at: i64,
     broadcast: bool,
     body: Bytes,
+    span: Option<Box<Span>>,
 }
 
 pub(super) struct Outbox {
@@ -188,6 +190,7 @@ impl Outbox {
                 created_at: row.created_at,
                 broadcast: row.message.exchange == self.control,
                 body: row.message.body.clone(),
+                span: trace::sending(&row.message),
             };
             let size = row.message.body.len();
             if size > self.largest {
@@ -268,10 +271,13 @@ impl Outbox {
     }
 
     fn settle(&mut self, ticket: Ticket, outcome: Result<(), PublishError>) {
-        let Ticket { outbox_id, created_at, broadcast, body } = ticket;
+        let Ticket { outbox_id, created_at, broadcast, body, span } = ticket;
         let report = match outcome {
             Ok(()) => {
                 self.pause.reset();
+                if let Some(span) = span {
+                    span.end();
+                }
                 METRICS.outbox_seconds.observe((now() - created_at).max(0) as f64 / 1_000.0);
                 Report::Sent(outbox_id)
             }

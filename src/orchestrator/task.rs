@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::dag::Plan;
 use crate::message::{Json, StepExecutionError};
+use crate::trace::TraceContext;
 
 macro_rules! states {
     ($(#[doc = $doc:literal])+ $name:ident { $($(#[doc = $help:literal])+ $state:ident = $text:literal,)+ }) => {
@@ -146,6 +147,8 @@ pub struct Task {
     pub created_at: i64,
     /// Whether it was found stale and goes on all the same.
     pub recorded: bool,
+    /// Its caller's place in a trace.
+    pub trace: Option<TraceContext>,
     /// One for each step of the plan.
     pub steps: Vec<StepRun>,
     pub(super) tally: Tally,
@@ -294,6 +297,7 @@ impl Task {
             priority,
             created_at: 0,
             recorded: false,
+            trace: None,
             steps,
             tally: Tally::default(),
         };

@@ -251,8 +251,8 @@ fn outgoing(core: &Core, work: &Work, exchange: String, routing_key: String) -> 
     let mut headers = Headers::default();
     headers.set(header::ATTEMPT, request.attempt);
     headers.set(header::WORKER_ID, core.worker_id.as_str());
-    if let Some(traceparent) = &work.traceparent {
-        headers.set(header::TRACEPARENT, traceparent.as_str());
+    if let Some(trace) = &work.trace {
+        trace.write(&mut headers);
     }
     if work.replays > 0 {
         headers.set(header::REPLAYS, work.replays);

@@ -121,6 +121,15 @@ impl Running {
         assert!(status.success());
     }
 
+    /// Ends it in order, and returns all it said.
+    pub(crate) fn finish(mut self) -> Vec<String> {
+        self.terminate();
+        assert_eq!(self.exit_code(), Some(0));
+        let mut said = std::mem::take(&mut self.seen);
+        said.extend(self.log.iter());
+        said
+    }
+
     fn exit_code(&mut self) -> Option<i32> {
         let deadline = Instant::now() + DEADLINE;
         while Instant::now() < deadline {

@@ -14,6 +14,7 @@ use crate::broker::{HeaderValue, Headers, Message, Properties};
 use crate::message::{Json, StepExecutionError};
 use crate::orchestrator::task::{StepRun, StepState, TaskState};
 use crate::template::Template;
+use crate::trace::TraceContext;
 
 /// What the store knows of a task.
 #[derive(Debug)]
@@ -35,6 +36,7 @@ pub(crate) struct StoredTask {
     pub(crate) correlation_id: String,
     pub(crate) priority: i32,
     pub(crate) created_at: i64,
+    pub(crate) trace: Option<TraceContext>,
     /// Each with its name.
     pub(crate) steps: HashMap<String, StepRun>,
 }
@@ -66,7 +68,7 @@ impl Store {
         let query = async {
             let uuid = task_uuid.to_string();
             let task = sqlx::query(
-                "SELECT template_id, state, context, correlation_id, priority, created_at FROM tasks \
+                "SELECT template_id, state, context, correlation_id, priority, created_at, trace FROM tasks \
                  WHERE task_uuid = ?",
             )
             .bind(uuid.clone())
@@ -228,6 +230,7 @@ fn read_task(task: &SqliteRow, steps: &[SqliteRow]) -> Result<StoredTask, String
         correlation_id: column(task, 3)?,
         priority: column::<Option<i32>>(task, 4)?.unwrap_or(0),
         created_at: column(task, 5)?,
+        trace: column::<Option<String>>(task, 6)?.and_then(|text| TraceContext::from_stored(&text)),
         steps: steps.iter().map(read_step).collect::<Result<_, _>>()?,
     })
 }

@@ -106,7 +106,7 @@ async fn templates(connection: &mut SqliteConnection, batch: &Batch) -> Result<(
 async fn new_tasks(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     let head = "INSERT INTO tasks (task_uuid, template_id, namespace, name, version, state, identity, context, \
                 initiator, source_system, reason, priority, options, tags, correlation_id, \
-                 parent_correlation_id, requested_at, created_at, updated_at, completed_at, stale_at) ";
+                 parent_correlation_id, trace, requested_at, created_at, updated_at, completed_at, stale_at) ";
     bulk(connection, head, &batch.new_tasks, "", |mut row, task| {
         row.push_bind(task.task_uuid.to_string())
             .push_bind(task.template_id.to_string())
@@ -124,6 +124,7 @@ async fn new_tasks(connection: &mut SqliteConnection, batch: &Batch) -> Result<(
             .push_bind(task.tags.clone())
             .push_bind(task.correlation_id.clone())
             .push_bind(task.parent_correlation_id.map(|id| id.to_string()))
+            .push_bind(task.trace.clone())
             .push_bind(task.requested_at)
             .push_bind(batch.now)
             .push_bind(batch.now)
