@@ -22,6 +22,7 @@ mod serve;
 mod settings;
 mod tasks;
 mod templates;
+mod timing;
 mod topology;
 
 use std::path::PathBuf;

@@ -81,6 +81,11 @@ impl Cache {
         self.tasks.get(&task_uuid).map(|entry| &entry.task)
     }
 
+    /// The same, for what is written with its next change.
+    pub(super) fn peek_mut(&mut self, task_uuid: Uuid) -> Option<&mut Task> {
+        self.tasks.get_mut(&task_uuid).map(|entry| &mut entry.task)
+    }
+
     pub(super) fn forget(&mut self, task_uuid: Uuid) {
         self.tasks.remove(&task_uuid);
     }

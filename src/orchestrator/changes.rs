@@ -14,6 +14,9 @@ use crate::broker::Message;
 use crate::broker::topology::Names;
 use crate::message::Json;
 
+/// The task and the place of the step that a message requests.
+pub(super) type RequestOf = Option<(Uuid, usize)>;
+
 /// Changes that are not written yet.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
@@ -22,7 +25,8 @@ pub(super) struct Changes {
     order: Vec<Uuid>,
     transitions: Vec<TransitionRow>,
     findings: Vec<FindingRow>,
-    messages: Vec<(i32, Message)>,
+    messages: Vec<(i32, Message, RequestOf)>,
+    requests: Vec<RequestOf>,
     finished: Vec<(Uuid, TaskState)>,
 }
 
@@ -55,14 +59,15 @@ impl Changes {
             match effect {
                 Effect::Send { step, attempt, .. } => {
                     self.change(task.uuid).steps.entry(step).or_default();
-                    self.messages.push((task.priority, outgoing::request(task, step, attempt, now, names)));
+                    let request = outgoing::request(task, step, attempt, now, names);
+                    self.messages.push((task.priority, request, Some((task.uuid, step))));
                 }
                 Effect::BroadcastCancel => {
-                    self.messages.push((task.priority, outgoing::cancel(task, now, names)));
+                    self.messages.push((task.priority, outgoing::cancel(task, now, names), None));
                 }
                 Effect::Park { step, attempt, reason } => {
                     let letter = outgoing::dead_letter(task, step, attempt, reason, now, names);
-                    self.messages.push((task.priority, letter));
+                    self.messages.push((task.priority, letter, None));
                 }
                 Effect::Record(finding) => {
                     self.findings.push(FindingRow { task_uuid: task.uuid, finding: *finding });
@@ -114,6 +119,11 @@ impl Changes {
         &self.finished
     }
 
+    /// Of each message among the rows, the step it is a request of.
+    pub(super) fn take_requests(&mut self) -> Vec<RequestOf> {
+        std::mem::take(&mut self.requests)
+    }
+
     /// The rows to write, from the tasks as they are now.
     pub(super) fn rows(&mut self, cache: &Cache, now: i64) -> Batch {
         let mut batch = Batch {
@@ -163,8 +173,9 @@ impl Changes {
             }
         }
         // Stable: within a priority, requests go out in the order in which they became possible.
-        self.messages.sort_by_key(|(priority, _)| std::cmp::Reverse(*priority));
-        batch.outbox = self.messages.drain(..).map(|(_, message)| message).collect();
+        self.messages.sort_by_key(|(priority, ..)| std::cmp::Reverse(*priority));
+        (batch.outbox, self.requests) =
+            self.messages.drain(..).map(|(_, message, request)| (message, request)).unzip();
         batch
     }
 

@@ -23,6 +23,7 @@ mod overdue;
 mod progress;
 mod queries;
 mod shared;
+mod stages;
 mod stale;
 pub mod store;
 pub mod task;
@@ -177,6 +178,7 @@ impl Orchestrator {
             declared: declared_receiver,
             subscription: None,
             confirmed: Confirmed::default(),
+            requests: HashMap::new(),
             shared: Arc::clone(&shared),
             stop: stop.clone(),
         };

@@ -42,8 +42,8 @@ enum News {
 /// What the outbox tells the writer.
 #[derive(Debug)]
 pub(super) enum Report {
-    /// The broker has it; the row can go.
-    Sent(i64),
+    /// The broker has had it since this time, in milliseconds since 1970; the row can go.
+    Sent { outbox_id: i64, at: i64 },
     /// The broker will never take it.
     Unpublishable { outbox_id: i64, body: Bytes, reason: String },
 }
@@ -235,7 +235,7 @@ impl Outbox {
                     reason,
                     "An unsent message cannot be read and is dropped; a request is made anew when it is overdue"
                 );
-                let _ = self.reports.send(Report::Sent(outbox_id));
+                let _ = self.reports.send(Report::Sent { outbox_id, at: now() });
             }
         }
     }
@@ -278,11 +278,12 @@ impl Outbox {
                 if let Some(span) = span {
                     span.end();
                 }
-                METRICS.outbox_seconds.observe((now() - created_at).max(0) as f64 / 1_000.0);
-                Report::Sent(outbox_id)
+                let at = now();
+                METRICS.outbox_seconds.observe((at - created_at).max(0) as f64 / 1_000.0);
+                Report::Sent { outbox_id, at }
             }
             // No worker is there to be told.
-            Err(PublishError::Unroutable { .. }) if broadcast => Report::Sent(outbox_id),
+            Err(PublishError::Unroutable { .. }) if broadcast => Report::Sent { outbox_id, at: now() },
             Err(PublishError::Invalid(reason)) => Report::Unpublishable { outbox_id, body, reason },
             Err(error @ PublishError::Unroutable { .. }) => {
                 self.busy.remove(&outbox_id);

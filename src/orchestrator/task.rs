@@ -174,6 +174,10 @@ pub struct StepRun {
     pub error: Option<StepExecutionError>,
     /// When its request was last written; this and all times in milliseconds since 1970.
     pub enqueued_at: Option<i64>,
+    /// When the broker confirmed that request, as far as we were told.
+    pub sent_at: Option<i64>,
+    /// When its result arrived here.
+    pub received_at: Option<i64>,
     /// When its answer is overdue.
     pub due_at: Option<i64>,
     /// How often the request of its current attempt was sent again.
@@ -201,6 +205,8 @@ impl StepRun {
             output: None,
             error: None,
             enqueued_at: None,
+            sent_at: None,
+            received_at: None,
             due_at: None,
             sent_again: 0,
             next_retry_at: None,

@@ -46,11 +46,11 @@ pub(super) fn sending(message: &Message) -> Option<Box<Span>> {
         .with("messaging.message.id", message.properties.message_id.clone())
         .with("messaging.message.conversation_id", message.properties.correlation_id.clone())
         .with("messaging.message.body.size", message.body.len())
-        .with("tasker.task_uuid", task_uuid.to_string())
-        .with("tasker.step_uuid", step_uuid.to_string())
-        .with("tasker.namespace", namespace)
-        .with("tasker.step", step_name)
-        .with("tasker.attempt", attempt);
+        .with("task_uuid", task_uuid.to_string())
+        .with("step_uuid", step_uuid.to_string())
+        .with("namespace", namespace)
+        .with("step", step_name)
+        .with("attempt", attempt);
     Some(Box::new(span))
 }
 
@@ -86,12 +86,12 @@ pub(super) fn finished(task: &Task, state: TaskState) {
     let accepted = jiff::Timestamp::from_millisecond(task.created_at.min(now())).unwrap_or_default();
     let mut span = Span::new(context, Some(trace.span_id), Kind::Internal, name)
         .since(accepted)
-        .with("tasker.task_uuid", task.uuid.to_string())
-        .with("tasker.namespace", template.namespace.as_str())
-        .with("tasker.template", template.name.as_str())
-        .with("tasker.template_version", template.version.as_str())
-        .with("tasker.correlation_id", task.correlation_id.as_str())
-        .with("tasker.state", state.as_str());
+        .with("task_uuid", task.uuid.to_string())
+        .with("namespace", template.namespace.as_str())
+        .with("template", template.name.as_str())
+        .with("template_version", template.version.as_str())
+        .with("correlation_id", task.correlation_id.as_str())
+        .with("state", state.as_str());
     if state == TaskState::Error {
         span.failed("a step failed for good");
     }

@@ -34,12 +34,12 @@ pub(super) fn span(core: &Core, work: &Work, verdict: &Verdict, started: Timesta
         .with("messaging.rabbitmq.destination.routing_key", work.routing_key.as_str())
         .with("messaging.message.conversation_id", request.correlation_id.as_str())
         .with("messaging.message.body.size", work.body.len())
-        .with("tasker.task_uuid", request.task_uuid.to_string())
-        .with("tasker.step_uuid", request.step_uuid.to_string())
-        .with("tasker.namespace", &*work.namespace)
-        .with("tasker.step", request.step_name.as_str())
-        .with("tasker.attempt", request.attempt)
-        .with("tasker.worker_id", core.worker_id.as_str());
+        .with("task_uuid", request.task_uuid.to_string())
+        .with("step_uuid", request.step_uuid.to_string())
+        .with("namespace", &*work.namespace)
+        .with("step", request.step_name.as_str())
+        .with("attempt", request.attempt)
+        .with("worker_id", core.worker_id.as_str());
     if let Some(message_id) = &work.message_id {
         span = span.with("messaging.message.id", message_id.as_str());
     }
@@ -60,5 +60,5 @@ pub(super) fn span(core: &Core, work: &Work, verdict: &Verdict, started: Timesta
         span = span.with("error.type", error.error.error_type.as_str());
         span.failed(error.error.message.as_str());
     }
-    Some(span.with("tasker.outcome", outcome))
+    Some(span.with("outcome", outcome))
 }

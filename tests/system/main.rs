@@ -15,6 +15,7 @@ mod scale;
 mod store;
 mod support;
 mod system;
+mod timing;
 mod traces;
 mod worker;
 mod workflows;

@@ -178,7 +178,7 @@ async fn a_diamond_is_one_trace_from_the_call_to_its_end(kind: Kind) {
     assert_eq!(call.attributes["http.response.status_code"], "201");
     let whole = one(&spans, "task diamond_workflow/parallel_processing");
     assert_eq!(parent(whole), call.id);
-    assert_eq!(whole.attributes["tasker.state"], "complete");
+    assert_eq!(whole.attributes["state"], "complete");
     let results: HashMap<&str, &Received> =
         named(&spans, "apply result").into_iter().map(|span| (parent(span), span)).collect();
     for step in ["diamond_start", "diamond_branch_b", "diamond_branch_c", "diamond_end"] {
@@ -187,7 +187,7 @@ async fn a_diamond_is_one_trace_from_the_call_to_its_end(kind: Kind) {
         let processed = one(&spans, &format!("process diamond_workflow.{step}"));
         assert_eq!((parent(processed), processed.kind, processed.failed), (sent.id.as_str(), 5, false));
         let applied = results[processed.id.as_str()];
-        assert_eq!((applied.kind, applied.attributes["tasker.outcome"].as_str()), (5, "applied"));
+        assert_eq!((applied.kind, applied.attributes["outcome"].as_str()), (5, "applied"));
         assert!(sent.from <= processed.from && processed.from <= processed.to, "{step}");
         assert!(whole.from <= sent.to && applied.from <= whole.to, "{step}");
 
@@ -197,7 +197,7 @@ async fn a_diamond_is_one_trace_from_the_call_to_its_end(kind: Kind) {
         for (span, wanted) in [(sent, destination.clone()), (processed, format!("{destination}:{queue}"))] {
             assert_eq!(span.attributes["messaging.system"], "rabbitmq");
             assert_eq!(span.attributes["messaging.destination.name"], wanted);
-            assert_eq!(span.attributes["tasker.task_uuid"], task.to_string());
+            assert_eq!(span.attributes["task_uuid"], task.to_string());
         }
         assert_eq!(sent.attributes["messaging.operation.type"], "send");
         assert_eq!(processed.attributes["messaging.operation.type"], "process");
@@ -245,10 +245,10 @@ async fn a_retry_is_linked_to_the_attempt_before_it_and_a_dead_letter_belongs_to
     let attempts = named(&spans, "process traced.flaky");
     let [first, second] = attempts[..] else { panic!("{attempts:#?}") };
     assert_eq!(parent(first), one(&spans, "send traced.flaky").id);
-    assert_eq!((first.attributes["tasker.outcome"].as_str(), first.failed), ("retried", true));
+    assert_eq!((first.attributes["outcome"].as_str(), first.failed), ("retried", true));
     assert!(first.links.is_empty());
     assert_eq!((parent(second), second.links.as_slice()), (first.id.as_str(), [first.id.clone()].as_slice()));
-    assert_eq!((second.attributes["tasker.attempt"].as_str(), second.failed), ("2", false));
+    assert_eq!((second.attributes["attempt"].as_str(), second.failed), ("2", false));
     assert_eq!(parent(one(&spans, "apply retry")), first.id);
 
     // What a handler says of itself is inside the execution it is about.
@@ -261,7 +261,7 @@ async fn a_retry_is_linked_to_the_attempt_before_it_and_a_dead_letter_belongs_to
     }
 
     let dead = one(&spans, "process traced.broken");
-    assert_eq!((dead.attributes["tasker.outcome"].as_str(), dead.failed), ("failed", true));
+    assert_eq!((dead.attributes["outcome"].as_str(), dead.failed), ("failed", true));
     assert_eq!(dead.attributes["error.type"], ErrorType::PermanentError.to_string());
     assert_eq!(parent(one(&spans, "apply dead_letter")), dead.id);
     assert!(one(&spans, "task traced/chain").failed);

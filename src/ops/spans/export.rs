@@ -95,7 +95,7 @@ impl Collector {
             let gathered = Instant::now() + GATHERED;
             loop {
                 match next {
-                    Some(Job::Span(span)) => spans.push(span),
+                    Some(Job::Span(span)) => spans.push(*span),
                     Some(Job::Flush(done)) => flushes.push(done),
                     None => break,
                 }
@@ -116,7 +116,7 @@ impl Collector {
     }
 
     /// Sends as many as the collector takes. Too many of the others are dropped, the oldest first.
-    async fn send(&mut self, spans: &mut Vec<Box<Span>>) {
+    async fn send(&mut self, spans: &mut Vec<Span>) {
         while !spans.is_empty() {
             let batch = spans.len().min(BATCH);
             let problem = match timeout(ANSWERED, self.post(&spans[..batch])).await {
@@ -152,8 +152,8 @@ impl Collector {
         self.away = problem.is_some();
     }
 
-    async fn post(&self, spans: &[Box<Span>]) -> Result<StatusCode, String> {
-        let spans: Vec<Value> = spans.iter().map(|span| encoded(span)).collect();
+    async fn post(&self, spans: &[Span]) -> Result<StatusCode, String> {
+        let spans: Vec<Value> = spans.iter().map(encoded).collect();
         let scope = json!({ "name": env!("CARGO_PKG_NAME"), "version": env!("CARGO_PKG_VERSION") });
         let body = json!({ "resourceSpans": [{
             "resource": { "attributes": self.resource },
@@ -227,4 +227,43 @@ fn attributes(attributes: &[(&'static str, Value)]) -> Value {
         json!({ "key": key, "value": value })
     };
     attributes.iter().map(attribute).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Kind;
+    use super::*;
+
+    #[test]
+    fn a_collector_that_never_answers_is_not_waited_for_and_what_it_misses_is_counted() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let exporter = Exporter::start(&format!("http://{}", silent.local_addr().unwrap()), "a test");
+        let dropped = METRICS.spans.with_label_values(&["dropped"]);
+        let before = dropped.get();
+        let started = std::time::Instant::now();
+        let spans = 3 * KEPT;
+        for _ in 0..spans {
+            exporter.take(Box::new(Span::new(TraceContext::root(), None, Kind::Internal, "work")));
+        }
+        assert!(started.elapsed() < ANSWERED, "{spans} spans took {:?}", started.elapsed());
+        let missed = dropped.get() - before;
+        // One queue is full, and one batch is on its way.
+        assert!(missed >= (spans - KEPT - BATCH) as u64, "{missed} of {spans}");
+        exporter.flush(Duration::from_millis(10));
+        assert!(started.elapsed() < ANSWERED, "an end waits no longer than it says");
+    }
+
+    #[test]
+    fn integers_are_texts_and_other_values_what_they_are() {
+        let list = attributes(&[("n", 7.into()), ("x", 0.5.into()), ("yes", true.into()), ("t", "a".into())]);
+        let values: Vec<&Value> =
+            list.as_array().unwrap().iter().map(|attribute| &attribute["value"]).collect();
+        let wanted = [
+            json!({ "intValue": "7" }),
+            json!({ "doubleValue": 0.5 }),
+            json!({ "boolValue": true }),
+            json!({ "stringValue": "a" }),
+        ];
+        assert_eq!(values, wanted.iter().collect::<Vec<_>>());
+    }
 }

@@ -13,6 +13,7 @@ use super::error::{ApiError, JsonBody, Search, Segments, task_uuid, within};
 use super::{Api, templates};
 use crate::api::{
     ErrorResponse, TASK_STATES, TaskListResponse, TaskQuery, TaskRequest, TaskResponse, TaskSummaryResponse,
+    TaskTiming,
 };
 use crate::ops::spans::{self, Kind, Span};
 use crate::orchestrator::{CancelError, SubmitError, queries};
@@ -195,6 +196,20 @@ pub(super) async fn summary(
     let task_uuid = task_uuid(&segment)?;
     let summary = queries::summary::summary(api.orchestrator.store().readers(), task_uuid).await?;
     summary.map(Json).ok_or_else(|| ApiError::no_task(task_uuid))
+}
+
+/// Shows where a task's time went.
+#[utoipa::path(get, path = "/v1/tasks/{task_uuid}/timing", tag = "tasks",
+    params(("task_uuid" = Uuid, Path)),
+    responses((status = 200, description = "The stages of its steps, and what its end waited for", body = TaskTiming)),
+)]
+pub(super) async fn timing(
+    State(api): State<Api>,
+    Segments(segment): Segments<String>,
+) -> Result<Json<TaskTiming>, ApiError> {
+    let task_uuid = task_uuid(&segment)?;
+    let timing = queries::timing::timing(api.orchestrator.store().readers(), task_uuid).await?;
+    timing.map(Json).ok_or_else(|| ApiError::no_task(task_uuid))
 }
 
 async fn read(api: &Api, task_uuid: Uuid) -> Result<TaskResponse, ApiError> {

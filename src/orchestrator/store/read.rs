@@ -77,7 +77,8 @@ impl Store {
             let Some(task) = task else { return Ok(None) };
             let steps = sqlx::query(
                 "SELECT name, step_uuid, state, attempts, output, error, enqueued_at, due_at, \
-                 next_retry_at, last_attempted_at, last_failure_at, completed_at, replays, sent_again \
+                 next_retry_at, last_attempted_at, last_failure_at, completed_at, replays, sent_again, \
+                 sent_at, received_at \
                  FROM steps WHERE task_uuid = ?",
             )
             .bind(uuid)
@@ -256,6 +257,8 @@ fn read_step(row: &SqliteRow) -> Result<(String, StepRun), String> {
         completed_at: column(row, 11)?,
         replays: column(row, 12)?,
         sent_again: column(row, 13)?,
+        sent_at: column(row, 14)?,
+        received_at: column(row, 15)?,
         waits_for: 0,
     };
     Ok((column(row, 0)?, run))

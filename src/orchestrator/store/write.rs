@@ -151,7 +151,7 @@ async fn task_states(connection: &mut SqliteConnection, batch: &Batch) -> Result
 async fn new_steps(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     let head = "INSERT INTO steps (step_uuid, task_uuid, position, name, max_attempts, created_at, state, \
                 attempts, output, result, error, enqueued_at, due_at, next_retry_at, last_attempted_at, \
-                last_failure_at, completed_at, replays, sent_again, updated_at) ";
+                last_failure_at, completed_at, replays, sent_again, sent_at, received_at, updated_at) ";
     bulk(connection, head, &batch.new_steps, "", |mut row, step| {
         row.push_bind(step.run.uuid.to_string())
             .push_bind(step.task_uuid.to_string())
@@ -166,14 +166,15 @@ async fn new_steps(connection: &mut SqliteConnection, batch: &Batch) -> Result<(
 
 async fn steps(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     let head = "WITH new (step_uuid, state, attempts, output, result, error, enqueued_at, due_at, \
-                next_retry_at, last_attempted_at, last_failure_at, completed_at, replays, sent_again, updated_at) AS (";
+                next_retry_at, last_attempted_at, last_failure_at, completed_at, replays, sent_again, sent_at, received_at, updated_at) AS (";
     // A step's output and result are bound only when they are new; otherwise the stored ones stay.
     let tail = ") UPDATE steps SET state = new.state, attempts = new.attempts, \
                 output = COALESCE(new.output, steps.output), result = COALESCE(new.result, steps.result), \
                 error = new.error, enqueued_at = new.enqueued_at, due_at = new.due_at, \
                 next_retry_at = new.next_retry_at, last_attempted_at = new.last_attempted_at, \
                 last_failure_at = new.last_failure_at, completed_at = new.completed_at, \
-                replays = new.replays, sent_again = new.sent_again, updated_at = new.updated_at FROM new WHERE steps.step_uuid = new.step_uuid";
+                replays = new.replays, sent_again = new.sent_again, sent_at = new.sent_at, \
+                received_at = new.received_at, updated_at = new.updated_at FROM new WHERE steps.step_uuid = new.step_uuid";
     bulk(connection, head, &batch.steps, tail, |mut row, step| {
         row.push_bind(step.run.uuid.to_string());
         progress(&mut row, step, batch.now);
@@ -202,6 +203,8 @@ fn progress(row: &mut Separated<'_, Sqlite, &str>, step: &super::StepRow, now: i
         .push_bind(run.completed_at)
         .push_bind(i64::from(run.replays))
         .push_bind(i64::from(run.sent_again))
+        .push_bind(run.sent_at)
+        .push_bind(run.received_at)
         .push_bind(now);
 }
 
