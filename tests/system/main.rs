@@ -3,6 +3,7 @@
 
 mod alarms;
 mod backlog;
+mod backup;
 mod dead_letters;
 mod layout;
 mod ledger;

@@ -60,7 +60,7 @@ impl Program {
         self.directory.path()
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let words = self.launcher.iter().map(String::as_str);
         let mut words = words.chain([env!("CARGO_BIN_EXE_tasker-worker-rust")]);
         let mut command = Command::new(words.next().unwrap());
@@ -154,7 +154,7 @@ fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
