@@ -8,20 +8,32 @@ const RUN_BY: &[(&str, &str, &str)] = &[
     ("make smoke", "Makefile", "scripts/smoke"),
     ("make down", "Makefile", "scripts/compose --profile observability down"),
     ("scripts/compose exec orchestrator tasker-worker-rust submit", "scripts/smoke", "tasker submit"),
-    ("scripts/compose exec orchestrator tasker-worker-rust dead-letters list", "scripts/smoke", "dead-letters list"),
-    ("scripts/compose exec -T orchestrator tasker-worker-rust store backup -", "scripts/smoke", "tasker store backup -"),
+    (
+        "scripts/compose exec orchestrator tasker-worker-rust dead-letters list",
+        "scripts/smoke",
+        "dead-letters list",
+    ),
+    (
+        "scripts/compose exec -T orchestrator tasker-worker-rust store backup -",
+        "scripts/smoke",
+        "tasker store backup -",
+    ),
     ("scripts/compose --profile observability up -d", "docker-compose.yml", "profiles: [observability]"),
     ("scripts/compose stop orchestrator", "scripts/smoke", "scripts/compose stop orchestrator"),
-    ("scripts/compose run --rm -T orchestrator store restore -", "scripts/smoke", "orchestrator store restore -"),
+    (
+        "scripts/compose run --rm -T orchestrator store restore -",
+        "scripts/smoke",
+        "orchestrator store restore -",
+    ),
     ("scripts/compose up -d orchestrator", "scripts/smoke", "scripts/compose up -d orchestrator"),
     ("tasker-worker-rust store backup", "tests/system/backup.rs", "\"store\", \"backup\", \"copy.sqlite\""),
     ("tasker-worker-rust store check", "tests/system/backup.rs", "\"store\", \"check\""),
     ("tasker-worker-rust store restore", "tests/system/backup.rs", "\"store\", \"restore\""),
     ("tasker-worker-rust status TASK_UUID --timing", "tests/system/timing.rs", "\"--timing\""),
-    ("tasker dead-letters list", "tests/system/dead_letters.rs", "\"list\""),
-    ("tasker dead-letters show", "tests/system/dead_letters.rs", "\"show\""),
-    ("tasker dead-letters replay", "tests/system/dead_letters.rs", "\"replay\""),
-    ("tasker dead-letters discard", "tests/system/dead_letters.rs", "\"discard\""),
+    ("tasker dead-letters list", "tests/system/program.rs", "\"list\""),
+    ("tasker dead-letters show", "tests/system/program.rs", "\"show\""),
+    ("tasker dead-letters replay", "tests/system/program.rs", "\"replay\""),
+    ("tasker dead-letters discard", "tests/system/program.rs", "\"discard\""),
 ];
 
 /// These want a cluster, which no test has. `make chart` checks what the chart makes of the same values.
@@ -44,7 +56,10 @@ fn every_command_of_the_operations_guide_is_run_somewhere() {
     let unknown: Vec<&&str> = commands.iter().filter(|command| !known(command)).collect();
     assert!(unknown.is_empty(), "say above who runs these: {unknown:#?}");
     for (start, place, words) in RUN_BY {
-        assert!(commands.iter().any(|command| command.starts_with(start)), "{start} is not in the guide any more");
+        assert!(
+            commands.iter().any(|command| command.starts_with(start)),
+            "{start} is not in the guide any more"
+        );
         assert!(text(place).contains(words), "{place} does not run {start}: {words:?} is not in it");
     }
 }
