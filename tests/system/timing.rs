@@ -29,13 +29,13 @@ async fn the_stages_of_a_tasks_steps_add_up_to_its_time(kind: Kind) {
             let measured = !matches!(stage, "enqueued" | "retries");
             assert!(time.is_some() || !measured, "{name} has no {stage}: {step:?}");
         }
-        // Each stage is a whole number of milliseconds.
+        // Each stage is a whole number of milliseconds, and its two clocks are not read at the same instant.
         let apart = (step.begins_after_ms - begins).abs();
-        assert!(apart <= 8 + step.clamped_ms, "{name} begins {apart} ms from the end of the one before");
+        assert!(apart <= 20 + step.clamped_ms, "{name} begins {apart} ms from the end of the one before");
         begins = step.begins_after_ms + spent(step) - step.clamped_ms;
     }
     let total = timing.total_ms.expect("the task has ended");
-    assert!((total - begins).abs() <= 8, "{total} ms are not {begins} ms");
+    assert!((total - begins).abs() <= 20, "{total} ms are not {begins} ms");
     assert!(step(&timing.critical_path[1]).run_ms >= Some(150), "{timing:#?}");
     for stage in ["enqueued", "broker_wait", "prefetch_wait", "run", "confirm", "apply"] {
         let observed = METRICS.stage_seconds.with_label_values(&["diamond_workflow", stage]);

@@ -92,7 +92,9 @@ fn stages(row: &ClockRow, accepted: i64) -> Result<StepTiming> {
         }
         timing.prefetch_wait_ms = waited;
         timing.run_ms = Some(whole(duration_ms));
-        timing.confirm_ms = between(Some(metadata.executed_at.as_millisecond()), row.received_at);
+        // From the handler's answer, so that nothing between it and the result's message is in no stage.
+        let ran_until = metadata.started_at.map(|at| at.as_millisecond().saturating_add(whole(duration_ms)));
+        timing.confirm_ms = between(ran_until, row.received_at);
         timing.apply_ms = between(row.received_at, row.completed_at);
     }
     timing.clamped_ms = clamped;
