@@ -89,6 +89,11 @@ scaling: ## scale real workers by KEDA's and the autoscaler's rules, and draw do
 	cargo build --quiet
 	set -e; tools=$$(scripts/chart-tools); scripts/with-rabbitmq "$$tools/venv/bin/python" scripts/scaling
 
+.PHONY: preview
+preview: ## draw docs/dashboard.svg from two minutes of load; needs prometheus
+	cargo build --quiet
+	scripts/with-rabbitmq scripts/preview
+
 # Wants a machine that does nothing else for an hour and a half; disturbed runs are repeated.
 .PHONY: bench
 bench: ## measure this worker beside a bare lapin program; writes docs/performance.md and its plots

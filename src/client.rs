@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::api::{
-    ErrorResponse, StepResponse, TaskListResponse, TaskQuery, TaskRequest, TaskResponse, TemplateDetail,
-    TemplateListResponse,
+    ErrorResponse, StepResponse, TaskListResponse, TaskQuery, TaskRequest, TaskResponse, TaskTiming,
+    TemplateDetail, TemplateListResponse,
 };
 use crate::config::Secret;
 use crate::error::Error;
@@ -213,6 +213,14 @@ impl Client {
     /// See [`submit`](Self::submit).
     pub async fn steps(&self, task_uuid: Uuid) -> Result<Vec<StepResponse>, Error> {
         self.get(&format!("/v1/tasks/{task_uuid}/workflow_steps")).await
+    }
+
+    /// Where a task's time went.
+    ///
+    /// # Errors
+    /// See [`submit`](Self::submit).
+    pub async fn timing(&self, task_uuid: Uuid) -> Result<TaskTiming, Error> {
+        self.get(&format!("/v1/tasks/{task_uuid}/timing")).await
     }
 
     /// One step of a task, by its name or id.

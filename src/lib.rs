@@ -20,6 +20,7 @@ pub mod pause;
 pub mod retry;
 pub mod step;
 pub mod template;
+pub mod trace;
 pub mod worker;
 pub mod workflows;
 

@@ -52,6 +52,8 @@ pub mod header {
     pub const REPLAYS: &str = "tasker-replays";
     /// W3C trace context.
     pub const TRACEPARENT: &str = "traceparent";
+    /// What other tracing systems want passed on with it.
+    pub const TRACESTATE: &str = "tracestate";
 }
 
 /// A JSON value kept as its text: forwarded byte for byte, parsed only by whoever looks inside.

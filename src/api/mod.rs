@@ -10,6 +10,7 @@ mod step;
 mod summary;
 mod task;
 mod template;
+mod timing;
 
 use std::collections::BTreeMap;
 
@@ -43,6 +44,7 @@ pub use template::{
     HandlerInfo, HandlerNamespace, NamespaceSummary, StepDefinition, TemplateDetail, TemplateListResponse,
     TemplateSummary,
 };
+pub use timing::{StepTiming, TaskTiming};
 
 impl PartialSchema for Json {
     fn schema() -> RefOr<Schema> {

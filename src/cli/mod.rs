@@ -20,8 +20,10 @@ mod output;
 mod pause;
 mod serve;
 mod settings;
+mod store;
 mod tasks;
 mod templates;
+mod timing;
 mod topology;
 
 use std::path::PathBuf;
@@ -93,6 +95,9 @@ enum Command {
     /// Look at dead letters, replay or discard them.
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
+    /// Copy the orchestrator's store, check a copy, put one in its place.
+    #[command(subcommand)]
+    Store(store::Command),
     /// Check and show the settings.
     #[command(subcommand)]
     Config(settings::Command),
@@ -185,6 +190,7 @@ fn run(arguments: &Arguments) -> Result<Answer, Error> {
         Command::Template(command) => command.run(output),
         Command::Topology(command) => block_on(command.run(load(Program::Worker)?, output)),
         Command::DeadLetters(command) => block_on(command.run(load(Program::Worker)?, output)),
+        Command::Store(command) => block_on(command.run(&load(Program::Orchestrator)?, output)),
         Command::Config(command) => command.run(arguments.config.as_deref(), output),
         Command::Health(health) => block_on(health.run(output)),
         Command::Bench(bench) => bench.run(load(Program::Worker)?, arguments.repeated(), output),

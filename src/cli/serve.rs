@@ -1,10 +1,12 @@
 //! `worker` and `orchestrator`: the programs that run until they are told to stop.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tasker_worker_rust::broker::Broker;
 use tasker_worker_rust::broker::rabbit::RabbitBroker;
 use tasker_worker_rust::catalog::Catalog;
+use tasker_worker_rust::config::host_name;
 use tasker_worker_rust::ops::http::Limits;
 use tasker_worker_rust::orchestrator::{Orchestrator, api};
 use tasker_worker_rust::{Config, Error, RustWorker, ops, workflows};
@@ -12,20 +14,30 @@ use tracing::{info, warn};
 
 use super::Answer;
 
+/// How long the last spans of a program that ends may take.
+const LAST_SPANS: Duration = Duration::from_secs(1);
+
 pub(super) fn worker(config: Config) -> Result<Answer, Error> {
+    // Before the log, which tells spans of what handlers do.
+    ops::spans::init(&config.tracing, &config.worker_id());
     ops::logging::init(&config.log)?;
     let mut worker = RustWorker::new(config);
     for namespace in workflows::all() {
         worker = worker.namespace(namespace);
     }
-    worker.run_blocking()?;
+    let ended = worker.run_blocking();
+    ops::spans::flush(LAST_SPANS);
+    ended?;
     Ok(Answer::Yes)
 }
 
 pub(super) fn orchestrator(config: Config) -> Result<Answer, Error> {
+    ops::spans::init(&config.tracing, host_name());
     ops::logging::init(&config.log)?;
     let runtime = tokio::runtime::Runtime::new().expect("the system gives the process threads");
-    runtime.block_on(orchestrate(config))?;
+    let ended = runtime.block_on(orchestrate(config));
+    ops::spans::flush(LAST_SPANS);
+    ended?;
     Ok(Answer::Yes)
 }
 

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use tasker_worker_rust::api::{StepResponse, TaskRequest, TaskResponse};
+use tasker_worker_rust::api::{StepResponse, TaskRequest, TaskResponse, TaskTiming};
 use tasker_worker_rust::client::{Client, Submitted};
 use tasker_worker_rust::message::Json;
 use tasker_worker_rust::{Config, Error};
 use uuid::Uuid;
 
 use super::output::{self, Table, brief, took};
-use super::{Answer, Api, Output};
+use super::{Answer, Api, Output, timing};
 
 /// How often progress is shown. The end is seen at once.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
@@ -59,6 +59,9 @@ pub(super) struct Submit {
 pub(super) struct Status {
     /// The task.
     task_uuid: Uuid,
+    /// Show where its time went: the stages of each step, and the steps that its end waited for.
+    #[arg(long)]
+    timing: bool,
     #[command(flatten)]
     api: Api,
 }
@@ -127,7 +130,9 @@ impl Status {
     pub(super) async fn run(&self, config: &Config, output: Output) -> Result<Answer, Error> {
         let client = self.api.client(config)?;
         let task = client.task(self.task_uuid).await?;
-        print(&task, &client.steps(self.task_uuid).await?, output);
+        let steps = client.steps(self.task_uuid).await?;
+        let timing = if self.timing { Some(client.timing(self.task_uuid).await?) } else { None };
+        print(&task, &steps, timing.as_ref(), output);
         Ok(Answer::Yes)
     }
 }
@@ -158,7 +163,7 @@ async fn follow(client: &Client, task_uuid: Uuid, limit: Duration, output: Outpu
         let finished = task.is_finished();
         if finished || Instant::now() >= deadline {
             progress.clear();
-            print(&task, &client.steps(task_uuid).await?, output);
+            print(&task, &client.steps(task_uuid).await?, None, output);
             return Ok(match task.status.as_str() {
                 "complete" | "resolved_manually" => Answer::Yes,
                 _ if finished => Answer::No,
@@ -214,9 +219,13 @@ impl Progress {
     }
 }
 
-fn print(task: &TaskResponse, steps: &[StepResponse], output: Output) {
+fn print(task: &TaskResponse, steps: &[StepResponse], timing: Option<&TaskTiming>, output: Output) {
     if output == Output::Json {
-        return output::json(&json!({ "task": task, "steps": steps }));
+        let mut answer = json!({ "task": task, "steps": steps });
+        if let Some(timing) = timing {
+            answer["timing"] = json!(timing);
+        }
+        return output::json(&answer);
     }
     println!("task      {}", task.task_uuid);
     println!("template  {}/{} {}", task.namespace, task.name, task.version);
@@ -235,6 +244,9 @@ fn print(task: &TaskResponse, steps: &[StepResponse], output: Output) {
         ]);
     }
     table.print();
+    if let Some(timing) = timing {
+        timing::print(timing);
+    }
 }
 
 /// What a step returned, why it failed, or when it is tried again.

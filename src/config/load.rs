@@ -63,6 +63,7 @@ const SHORT_NAMES: &[(&str, &str, bool)] = &[
     ("TASKER_ENV", "environment", false),
     ("TASKER_WORKER_ID", "worker.worker_id", false),
     ("RUST_LOG", "log.level", false),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "tracing.otlp_endpoint", false),
 ];
 
 impl Config {

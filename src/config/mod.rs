@@ -8,8 +8,9 @@
 //! 3. `TASKER__SECTION__KEY`, such as `TASKER__BROKER__DELAY_LADDER__RUNGS=10`; lists are comma-separated
 //!    or TOML;
 //! 4. the short names `RABBITMQ_URL`, `DATABASE_URL` (the orchestrator's alone), `ORCHESTRATION_API_URL`,
-//!    `TASKER_API_KEY`, `TASKER_ENV`, `TASKER_WORKER_ID` and `RUST_LOG`, where they are not empty.
-//!    `RABBITMQ_URL_FILE`, `DATABASE_URL_FILE` and `TASKER_API_KEY_FILE` name a file with the value instead.
+//!    `TASKER_API_KEY`, `TASKER_ENV`, `TASKER_WORKER_ID`, `RUST_LOG` and `OTEL_EXPORTER_OTLP_ENDPOINT`, where they
+//!    are not empty. `RABBITMQ_URL_FILE`, `DATABASE_URL_FILE` and `TASKER_API_KEY_FILE` name a file with the value
+//!    instead.
 
 mod check;
 mod document;
@@ -51,6 +52,8 @@ pub struct Config {
     pub broker: BrokerConfig,
     /// The log.
     pub log: LogConfig,
+    /// Traces.
+    pub tracing: TracingConfig,
     /// Where the values came from. Two configurations are equal whatever this says.
     #[serde(skip)]
     pub sources: Sources,
@@ -64,6 +67,7 @@ impl Default for Config {
             orchestrator: OrchestratorConfig::default(),
             broker: BrokerConfig::default(),
             log: LogConfig::default(),
+            tracing: TracingConfig::default(),
             sources: Sources::default(),
         }
     }
@@ -114,6 +118,7 @@ impl Config {
         self.orchestrator.collect("orchestrator", &mut all);
         self.broker.collect("broker", &mut all);
         self.log.collect("log", &mut all);
+        self.tracing.collect("tracing", &mut all);
         all
     }
 }
@@ -345,6 +350,12 @@ settings! {
         format: LogFormat = LogFormat::Auto, Rule::OneOf(&["auto", "json", "text"]);
         /// What is logged, in the syntax of RUST_LOG, which wins.
         level: String = "info".to_owned(), Rule::Filter;
+    }
+
+    /// `[tracing]`
+    TracingConfig {
+        /// The collector that spans are sent to, OTLP over HTTP, such as http://collector:4318. Empty for none.
+        otlp_endpoint: Option<String> = None, Rule::Optional(&Rule::Http);
     }
 }
 

@@ -33,7 +33,7 @@ impl Config {
         };
         let settings = Self::default().settings().into_iter().filter(|setting| {
             !setting.key.contains('.')
-                || [own, "broker.", "log."].iter().any(|section| setting.key.starts_with(section))
+                || [own, "broker.", "log.", "tracing."].iter().any(|section| setting.key.starts_with(section))
         });
         let body = render(settings, |text, setting| {
             let _ = writeln!(text, "# {}", setting.help);

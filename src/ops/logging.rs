@@ -14,6 +14,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::spans;
 use crate::Error;
 use crate::config::{LogConfig, LogFormat, log_filter};
 
@@ -47,7 +48,7 @@ where
         // It logs returned messages with their payload; what it knows of outages, the broker says itself.
         filter = filter.add_directive("lapin=off".parse().expect("the directive is well-formed"));
     }
-    let registry = Registry::default().with(filter);
+    let registry = Registry::default().with(filter).with(spans::enabled().then_some(spans::SpanLayer));
     let json = match settings.format {
         LogFormat::Json => true,
         LogFormat::Text => false,
@@ -67,7 +68,8 @@ struct JsonLines<W> {
 }
 
 /// The fields of a span.
-struct Fields(BTreeMap<&'static str, Value>);
+#[derive(Default)]
+pub(super) struct Fields(pub(super) BTreeMap<&'static str, Value>);
 
 impl<S, W> Layer<S> for JsonLines<W>
 where
@@ -75,7 +77,7 @@ where
     W: for<'a> MakeWriter<'a> + 'static,
 {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        let mut fields = Fields(BTreeMap::new());
+        let mut fields = Fields::default();
         attributes.record(&mut fields);
         if let Some(span) = context.span(id) {
             span.extensions_mut().insert(fields);
@@ -91,7 +93,7 @@ where
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut own = Fields(BTreeMap::new());
+        let mut own = Fields::default();
         event.record(&mut own);
         let mut line = Map::new();
         // From the outermost in, then the event's own: the nearest value of a name is the one that holds.

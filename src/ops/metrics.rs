@@ -49,10 +49,8 @@ metrics! {
     steps: IntCounterVec = "tasker_worker_steps_total" ["namespace", "step", "outcome"],
     /// Time the handler ran.
     step_seconds: HistogramVec = "tasker_worker_step_seconds" ["namespace", "step"],
-    /// Time between a delivery's arrival and its handler's start.
-    queue_wait_seconds: HistogramVec = "tasker_worker_queue_wait_seconds" ["namespace"],
-    /// Time until the broker confirmed a result, retry or dead letter.
-    confirm_seconds: Histogram = "tasker_worker_confirm_seconds",
+    /// Time of a step's stages; enqueued, broker_wait and apply are measured by the orchestrator, prefetch_wait, run and confirm by the worker.
+    stage_seconds: HistogramVec = "tasker_step_stage_seconds" ["namespace", "stage"],
     /// Steps running now.
     in_flight: IntGaugeVec = "tasker_worker_steps_in_flight" ["namespace"],
     /// Requests that wait in the namespace's queue, as the broker said at the last look.
@@ -106,6 +104,8 @@ metrics! {
     store_errors: IntCounter = "tasker_orchestrator_store_errors_total",
     /// Template files that could not be used, at the last look.
     broken_templates: IntGauge = "tasker_broken_template_files",
+    /// Spans for the collector of traces, by what became of them (sent, dropped).
+    spans: IntCounterVec = "tasker_spans_total" ["outcome"],
     /// Time to answer an API request.
     api_seconds: HistogramVec = "tasker_orchestrator_api_seconds" ["method", "route", "status"],
 }

@@ -7,3 +7,4 @@ pub mod metrics;
 pub mod monitor;
 pub mod process;
 pub mod shutdown;
+pub mod spans;

@@ -445,6 +445,7 @@ impl Turn<'_> {
         let due_at = self.due_at(step, self.timing.now);
         let run = &mut self.task.steps[step];
         run.enqueued_at = Some(self.timing.now);
+        run.sent_at = None;
         run.due_at = Some(due_at);
         run.sent_again += u32::from(again);
         let attempt = run.attempts + 1;

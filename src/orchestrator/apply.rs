@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::advance::{Event, Outcome, Timing, advance};
 use super::cache::Cache;
-use super::changes::Changes;
+use super::changes::{Changes, RequestOf};
 use super::incoming::Kind;
 use super::intake::{
     Command, Confirmed, Heard, Submission, Work, hand_back, refuse_callers, settle, take_command,
@@ -23,11 +23,12 @@ use super::outgoing::new_uuid;
 use super::shared::Shared;
 use super::store::{DAMAGED, OutboxRow, Store, TaskRow};
 use super::task::{Task, TaskState};
-use super::{Pause, SubmitError, now};
+use super::{Pause, SubmitError, now, stages, trace};
 use crate::Error;
 use crate::broker::topology::Names;
 use crate::broker::{Broker, Disposition, Subscription};
 use crate::ops::metrics::{METRICS, seconds};
+use crate::trace::TraceContext;
 
 /// Settings of the writer.
 #[derive(Debug, Clone)]
@@ -50,6 +51,8 @@ pub(super) struct Writer {
     pub(super) declared: watch::Receiver<u64>,
     pub(super) subscription: Option<Subscription>,
     pub(super) confirmed: Confirmed,
+    /// The steps whose requests are in the outbox, by its rows.
+    pub(super) requests: HashMap<i64, (Uuid, usize)>,
     pub(super) shared: Arc<Shared>,
     pub(super) stop: CancellationToken,
 }
@@ -60,6 +63,8 @@ struct Followup {
     accepted: Vec<Result<Uuid, Uuid>>,
     heard: Vec<Heard>,
     touched: Vec<Uuid>,
+    /// Of each new row of the outbox, the step it is a request of.
+    requests: Vec<RequestOf>,
     outcomes: Vec<(Kind, Outcome)>,
     overdue: u64,
     findings: Vec<(Uuid, &'static str)>,
@@ -152,6 +157,9 @@ impl Writer {
         }
         for message in &work.messages {
             let outcome = self.advance(message.task_uuid, &message.event, changes, &timing).await?;
+            if outcome == Outcome::Applied {
+                stages::received(&mut self.cache, message, now);
+            }
             followup.outcomes.push((message.kind, outcome));
         }
         for (task_uuid, event) in &work.unpublishable {
@@ -175,6 +183,7 @@ impl Writer {
         let mut batch = changes.rows(&self.cache, now);
         followup.findings = batch.findings.iter().map(|row| (row.task_uuid, row.finding.reason)).collect();
         batch.sent.clone_from(&work.sent);
+        followup.requests = changes.take_requests();
         if batch.is_empty() {
             return Ok((Vec::new(), followup));
         }
@@ -238,7 +247,16 @@ impl Writer {
                     "A step was replayed whose task was rolled back or cancelled; its answer changes nothing"
                 );
             }
+            if *outcome == Outcome::Applied {
+                stages::applied(&self.cache, &message);
+            }
+            if let Some(span) = message.span {
+                span.with("task_uuid", message.task_uuid.to_string()).with("outcome", outcome.as_str()).end();
+            }
             settle(message.acker, Disposition::Ack);
+        }
+        for (row, request) in rows.iter().zip(followup.requests) {
+            self.requests.extend(request.map(|request| (row.outbox_id, request)));
         }
         METRICS.outbox_depth.add(rows.len() as i64 - work.sent.len() as i64);
         if !work.sent.is_empty() {
@@ -272,6 +290,9 @@ impl Writer {
         }
         self.shared.changed(&followup.touched);
         for (task_uuid, state) in followup.finished {
+            if let Some(task) = self.cache.peek(task_uuid) {
+                trace::finished(task, state);
+            }
             self.cache.forget(task_uuid);
             self.shared.finished(task_uuid, state);
             if let Some(namespace) = followup.namespaces.get(&task_uuid) {
@@ -298,7 +319,7 @@ impl Writer {
         drop(outbox);
         let mut batch = super::store::Batch { sent: confirmed.outbox_ids, ..Default::default() };
         while let Some(report) = reports.recv().await {
-            if let Report::Sent(outbox_id) = report {
+            if let Report::Sent { outbox_id, .. } = report {
                 batch.sent.push(outbox_id);
             }
         }
@@ -317,7 +338,7 @@ fn new_task(submission: &Submission) -> (Task, TaskRow) {
     let request = &submission.request;
     let task_uuid = new_uuid();
     let correlation_id = request.correlation_id.unwrap_or_else(Uuid::new_v4).to_string();
-    let task = Task::new(
+    let mut task = Task::new(
         task_uuid,
         Arc::clone(&submission.plan),
         request.context.clone(),
@@ -325,6 +346,7 @@ fn new_task(submission: &Submission) -> (Task, TaskRow) {
         request.priority.unwrap_or(0),
         new_uuid,
     );
+    task.trace.clone_from(&submission.trace);
     let row = TaskRow {
         task_uuid,
         template_id: submission.template_id,
@@ -339,6 +361,7 @@ fn new_task(submission: &Submission) -> (Task, TaskRow) {
         options: request.options.as_ref().map(ToString::to_string),
         tags: serde_json::to_string(&request.tags).expect("texts always encode"),
         correlation_id,
+        trace: submission.trace.as_ref().map(TraceContext::stored),
         parent_correlation_id: request.parent_correlation_id,
         requested_at: request.requested_at.map(|at| at.as_millisecond()),
         completed_at: None,

@@ -81,6 +81,11 @@ impl Cache {
         self.tasks.get(&task_uuid).map(|entry| &entry.task)
     }
 
+    /// The same, for what is written with its next change.
+    pub(super) fn peek_mut(&mut self, task_uuid: Uuid) -> Option<&mut Task> {
+        self.tasks.get_mut(&task_uuid).map(|entry| &mut entry.task)
+    }
+
     pub(super) fn forget(&mut self, task_uuid: Uuid) {
         self.tasks.remove(&task_uuid);
     }
@@ -121,6 +126,7 @@ impl Cache {
             Task::new(task_uuid, plan, stored.context, stored.correlation_id, stored.priority, new_uuid);
         task.state = stored.state;
         task.created_at = stored.created_at;
+        task.trace = stored.trace;
         if let Err(reason) = task.restore(stored.steps) {
             return Ok(Err(reason));
         }

@@ -16,6 +16,9 @@ use crate::broker::topology::Names;
 /// The priority of what workers are told, whatever waits to be run.
 const BEFORE_ALL: i32 = i32::MAX;
 
+/// The task and the place of the step that a message requests.
+pub(super) type RequestOf = Option<(Uuid, usize)>;
+
 /// Changes that are not written yet.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
@@ -24,7 +27,8 @@ pub(super) struct Changes {
     order: Vec<Uuid>,
     transitions: Vec<TransitionRow>,
     findings: Vec<FindingRow>,
-    messages: Vec<(i32, Message)>,
+    messages: Vec<(i32, Message, RequestOf)>,
+    requests: Vec<RequestOf>,
     finished: Vec<(Uuid, TaskState)>,
 }
 
@@ -56,17 +60,18 @@ impl Changes {
             match effect {
                 Effect::Send { step, attempt, .. } => {
                     self.change(task.uuid).steps.entry(step).or_default();
-                    self.messages.push((task.priority, outgoing::request(task, step, attempt, now, names)));
+                    let request = outgoing::request(task, step, attempt, now, names);
+                    self.messages.push((task.priority, request, Some((task.uuid, step))));
                 }
                 Effect::BroadcastCancel => {
-                    self.messages.push((BEFORE_ALL, outgoing::cancel(task, now, names)));
+                    self.messages.push((BEFORE_ALL, outgoing::cancel(task, now, names), None));
                 }
                 Effect::Stop { step } => {
-                    self.messages.push((BEFORE_ALL, outgoing::stop(task, step, now, names)));
+                    self.messages.push((BEFORE_ALL, outgoing::stop(task, step, now, names), None));
                 }
                 Effect::Park { step, attempt, reason } => {
                     let letter = outgoing::dead_letter(task, step, attempt, reason, now, names);
-                    self.messages.push((task.priority, letter));
+                    self.messages.push((task.priority, letter, None));
                 }
                 Effect::Record(finding) => {
                     self.findings.push(FindingRow { task_uuid: task.uuid, finding: *finding });
@@ -119,6 +124,11 @@ impl Changes {
         &self.finished
     }
 
+    /// Of each message among the rows, the step it is a request of.
+    pub(super) fn take_requests(&mut self) -> Vec<RequestOf> {
+        std::mem::take(&mut self.requests)
+    }
+
     /// The rows to write, from the tasks as they are now.
     pub(super) fn rows(&mut self, cache: &Cache, now: i64) -> Batch {
         let mut batch = Batch {
@@ -166,7 +176,10 @@ impl Changes {
                 });
             }
         }
-        batch.outbox = std::mem::take(&mut self.messages);
+        (batch.outbox, self.requests) = std::mem::take(&mut self.messages)
+            .into_iter()
+            .map(|(priority, message, request)| ((priority, message), request))
+            .unzip();
         batch
     }
 

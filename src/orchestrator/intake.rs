@@ -15,12 +15,14 @@ use super::incoming::{self, Kind};
 use super::outbox::Report;
 use super::store::OverdueStep;
 use super::task::TaskState;
-use super::{SubmitError, outgoing};
+use super::{SubmitError, outgoing, stages, trace};
 use crate::Error;
 use crate::api::TaskRequest;
 use crate::broker::{Acker, Delivery, Disposition, Message, PublishError, Publisher, Source, Subscription};
 use crate::message::{ErrorType, StepExecutionError, StepExecutionRequest};
 use crate::ops::metrics::METRICS;
+use crate::ops::spans::Span;
+use crate::trace::TraceContext;
 
 /// What callers ask the writer for.
 #[derive(Debug)]
@@ -48,6 +50,7 @@ pub(super) struct Submission {
     pub(super) identity: Uuid,
     pub(super) template_id: Uuid,
     pub(super) plan: Arc<Plan>,
+    pub(super) trace: Option<TraceContext>,
     pub(super) reply: oneshot::Sender<Result<Uuid, SubmitError>>,
 }
 
@@ -82,6 +85,9 @@ pub(super) struct Incoming {
     pub(super) kind: Kind,
     pub(super) task_uuid: Uuid,
     pub(super) event: Event,
+    pub(super) received_at: std::time::Instant,
+    /// Ends when it is applied.
+    pub(super) span: Option<Box<Span>>,
     pub(super) acker: Acker,
 }
 
@@ -163,7 +169,15 @@ impl Writer {
         let kind = Kind::of(&delivery, &self.names);
         match incoming::read(kind, &delivery) {
             Ok((task_uuid, event)) => {
-                work.messages.push(Incoming { kind, task_uuid, event, acker: delivery.acker });
+                let span = trace::applying(&delivery, kind.as_str(), || self.names.orchestrator_queue());
+                work.messages.push(Incoming {
+                    kind,
+                    task_uuid,
+                    event,
+                    received_at: delivery.received_at,
+                    span,
+                    acker: delivery.acker,
+                });
             }
             Err(reason) => {
                 METRICS.messages_applied.with_label_values(&[kind.as_str(), Outcome::Refused.as_str()]).inc();
@@ -186,10 +200,16 @@ impl Writer {
 
     fn take_report(&mut self, report: Report, work: &mut Work) {
         match report {
-            Report::Sent(outbox_id) => self.confirmed.push(outbox_id),
+            Report::Sent { outbox_id, at } => {
+                self.confirmed.push(outbox_id);
+                if let Some(request) = self.requests.remove(&outbox_id) {
+                    stages::sent(&mut self.cache, request, at);
+                }
+            }
             Report::Unpublishable { outbox_id, body, replays, reason } => {
                 tracing::error!(outbox_id, reason, "A message can never be published, and is dropped");
                 self.confirmed.push(outbox_id);
+                self.requests.remove(&outbox_id);
                 if let Ok(request) = StepExecutionRequest::decode(&body) {
                     let error = StepExecutionError {
                         message: format!("the request cannot be published: {reason}"),

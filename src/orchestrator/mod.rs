@@ -24,10 +24,12 @@ mod progress;
 mod queries;
 mod record;
 mod shared;
+mod stages;
 mod stale;
 pub mod store;
 pub mod task;
 mod templates;
+mod trace;
 mod versions;
 
 use std::collections::HashMap;
@@ -51,6 +53,7 @@ use crate::message::is_namespace;
 use crate::ops::metrics::METRICS;
 use crate::retry::Ladder;
 use crate::template::lease::Lease;
+use crate::trace::TraceContext;
 
 use advance::{Event, Outcome};
 use apply::{Limits, Writer};
@@ -176,6 +179,7 @@ impl Orchestrator {
             declared: declared_receiver,
             subscription: None,
             confirmed: Confirmed::default(),
+            requests: HashMap::new(),
             shared: Arc::clone(&shared),
             stop: stop.clone(),
         };
@@ -206,8 +210,20 @@ impl Orchestrator {
     /// When there is no such template, the request makes no sense, the same task was accepted before, or the
     /// store does not take it. Only the last is worth another try.
     pub async fn submit(&self, request: TaskRequest) -> Result<Uuid, SubmitError> {
+        self.submit_within(request, None).await
+    }
+
+    /// The same, for a caller at this place in a trace. All that is done for the task belongs to it.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    pub async fn submit_within(
+        &self,
+        request: TaskRequest,
+        trace: Option<TraceContext>,
+    ) -> Result<Uuid, SubmitError> {
         let (reply, answer) = oneshot::channel();
-        let submission = self.check(request, reply)?;
+        let submission = Submission { trace, ..self.check(request, reply)? };
         let command = Command::Submit(Box::new(submission));
         let closing = || SubmitError::Store(SubmitError::closing(&self.inner.store));
         self.inner.commands.send(command).await.map_err(|_| closing())?;
@@ -252,7 +268,7 @@ impl Orchestrator {
         let prepared = self.prepared(&template).map_err(SubmitError::Invalid)?;
         prepared.check(&request)?;
         let (template_id, plan) = (prepared.template_id, Arc::clone(&prepared.plan));
-        Ok(Submission { request, identity, template_id, plan, reply })
+        Ok(Submission { request, identity, template_id, plan, trace: None, reply })
     }
 
     /// Cancels a task: no further step is started, running ones are told to stop, and what they answer is

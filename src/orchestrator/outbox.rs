@@ -14,11 +14,12 @@ use tokio::time::Instant;
 
 use super::shared::Shared;
 use super::store::{OutboxRow, Rank, Store};
-use super::{Pause, now};
+use super::{Pause, now, trace};
 use crate::Error;
 use crate::broker::topology::Names;
 use crate::broker::{BoxFuture, Broker, BrokerStatus, PublishError, Publisher};
 use crate::ops::metrics::METRICS;
+use crate::ops::spans::Span;
 
 /// Messages that wait for their confirmation at once.
 const WINDOW: usize = 512;
@@ -42,8 +43,8 @@ enum News {
 /// What the outbox tells the writer.
 #[derive(Debug)]
 pub(super) enum Report {
-    /// The broker has it; the row can go.
-    Sent(i64),
+    /// The broker has had it since this time, in milliseconds since 1970; the row can go.
+    Sent { outbox_id: i64, at: i64 },
     /// The broker will never take it.
     Unpublishable { outbox_id: i64, body: Bytes, replays: u32, reason: String },
 }
@@ -77,6 +78,7 @@ struct Ticket {
     broadcast: bool,
     body: Bytes,
     replays: u32,
+    span: Option<Box<Span>>,
 }
 
 pub(super) struct Outbox {
@@ -190,6 +192,7 @@ impl Outbox {
                 broadcast: row.message.exchange == self.control,
                 body: row.message.body.clone(),
                 replays: row.message.properties.headers.replays(),
+                span: trace::sending(&row.message),
             };
             let size = row.message.body.len();
             if size > self.largest {
@@ -239,7 +242,7 @@ impl Outbox {
                     reason,
                     "An unsent message cannot be read and is dropped; a request is made anew when it is overdue"
                 );
-                let _ = self.reports.send(Report::Sent(outbox_id));
+                let _ = self.reports.send(Report::Sent { outbox_id, at: now() });
             }
         }
     }
@@ -295,15 +298,19 @@ impl Outbox {
     }
 
     fn settle(&mut self, ticket: Ticket, outcome: Result<(), PublishError>) {
-        let Ticket { outbox_id, created_at, routing_key, broadcast, body, replays } = ticket;
+        let Ticket { outbox_id, created_at, routing_key, broadcast, body, replays, span } = ticket;
         let report = match outcome {
             Ok(()) => {
                 self.pause.reset();
-                METRICS.outbox_seconds.observe((now() - created_at).max(0) as f64 / 1_000.0);
-                Report::Sent(outbox_id)
+                if let Some(span) = span {
+                    span.end();
+                }
+                let at = now();
+                METRICS.outbox_seconds.observe((at - created_at).max(0) as f64 / 1_000.0);
+                Report::Sent { outbox_id, at }
             }
             // No worker is there to be told.
-            Err(PublishError::Unroutable { .. }) if broadcast => Report::Sent(outbox_id),
+            Err(PublishError::Unroutable { .. }) if broadcast => Report::Sent { outbox_id, at: now() },
             Err(PublishError::Invalid(reason)) => Report::Unpublishable { outbox_id, body, replays, reason },
             Err(error @ (PublishError::Unroutable { .. } | PublishError::Refused)) => {
                 self.busy.remove(&outbox_id);

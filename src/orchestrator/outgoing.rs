@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::task::Task;
+use super::trace;
 use crate::broker::topology::{Names, dead_key, step_key};
 use crate::broker::{Delivery, Message, Properties};
 use crate::message::{
@@ -65,6 +66,9 @@ pub fn request(task: &Task, step: usize, attempt: u32, now: i64, names: &Names) 
     properties.headers.set(header::ATTEMPT, attempt);
     if run.replays > 0 {
         properties.headers.set(header::REPLAYS, run.replays);
+    }
+    if let Some(trace) = trace::request(task) {
+        trace.write(&mut properties.headers);
     }
     Message {
         exchange: names.steps(),

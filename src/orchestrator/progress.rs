@@ -143,21 +143,8 @@ impl<'a> Steps<'a> {
     /// A step that undoes another waits for that one, and is never ready by itself: it runs only when the
     /// task fails.
     pub(crate) fn readiness(&self, name: &str) -> Readiness {
-        let Some(step) = self.defined.get(name).or_else(|| self.defined.get(blueprint(name))) else {
-            return Readiness::default();
-        };
-        let mut parents: Vec<&str> = Vec::new();
-        for on in &step.dependencies {
-            match self.batchables.get(on.as_str()) {
-                Some((batchable, _)) => {
-                    parents.push(batchable);
-                    parents.extend(self.instances.get(on.as_str()).into_iter().flatten());
-                }
-                None => parents.extend(self.states.get_key_value(on.as_str()).map(|(on, _)| *on)),
-            }
-        }
-        let undone = step.compensates.as_ref().map(|on| format!("{on}{}", &name[step.name.len()..]));
-        parents.extend(undone.as_deref());
+        let Some(step) = self.template_step(name) else { return Readiness::default() };
+        let parents = self.parents(name);
         let completed = parents.iter().filter(|parent| self.lets_go(parent)).count();
         let all_completed = completed == parents.len();
         let pending = self.states.get(name) == Some(&StepState::Pending.as_str());
@@ -168,6 +155,32 @@ impl<'a> Steps<'a> {
             ready: all_completed && pending && step.compensates.is_none(),
             retryable: step.retry.retryable,
         }
+    }
+
+    /// What a step waits for.
+    pub(crate) fn parents(&self, name: &str) -> Vec<&'a str> {
+        let Some(step) = self.template_step(name) else { return Vec::new() };
+        let mut parents = Vec::new();
+        for on in &step.dependencies {
+            match self.batchables.get(on.as_str()) {
+                Some((batchable, _)) => {
+                    parents.push(*batchable);
+                    parents.extend(self.instances.get(on.as_str()).into_iter().flatten());
+                }
+                None => parents.extend(self.existing(on)),
+            }
+        }
+        let undone = step.compensates.as_ref().map(|on| format!("{on}{}", &name[step.name.len()..]));
+        parents.extend(undone.and_then(|undone| self.existing(&undone)));
+        parents
+    }
+
+    fn existing(&self, name: &str) -> Option<&'a str> {
+        self.states.get_key_value(name).map(|(name, _)| *name)
+    }
+
+    fn template_step(&self, name: &str) -> Option<&'a StepTemplate> {
+        self.defined.get(name).or_else(|| self.defined.get(blueprint(name))).copied()
     }
 
     /// The names of the steps there are.

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::dag::Plan;
 use crate::message::{Json, StepExecutionError};
+use crate::trace::TraceContext;
 
 macro_rules! states {
     ($(#[doc = $doc:literal])+ $name:ident { $($(#[doc = $help:literal])+ $state:ident = $text:literal,)+ }) => {
@@ -146,6 +147,8 @@ pub struct Task {
     pub created_at: i64,
     /// Whether it was found stale and goes on all the same.
     pub recorded: bool,
+    /// Its caller's place in a trace.
+    pub trace: Option<TraceContext>,
     /// One for each step of the plan.
     pub steps: Vec<StepRun>,
     pub(super) tally: Tally,
@@ -171,6 +174,10 @@ pub struct StepRun {
     pub error: Option<StepExecutionError>,
     /// When its request was last written; this and all times in milliseconds since 1970.
     pub enqueued_at: Option<i64>,
+    /// When the broker confirmed that request, as far as we were told.
+    pub sent_at: Option<i64>,
+    /// When its result arrived here.
+    pub received_at: Option<i64>,
     /// When its answer is overdue.
     pub due_at: Option<i64>,
     /// How often the request of its current attempt was sent again.
@@ -198,6 +205,8 @@ impl StepRun {
             output: None,
             error: None,
             enqueued_at: None,
+            sent_at: None,
+            received_at: None,
             due_at: None,
             sent_again: 0,
             next_retry_at: None,
@@ -294,6 +303,7 @@ impl Task {
             priority,
             created_at: 0,
             recorded: false,
+            trace: None,
             steps,
             tally: Tally::default(),
         };

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::Core;
 use super::ledger::Key;
+use super::{Core, trace};
 use crate::broker::{Acker, Delivery};
 use crate::clock;
 use crate::handler::ErasedHandler;
 use crate::message::{StepExecutionRequest, header};
+use crate::trace::TraceContext;
 
 /// A retry that arrives this much before its time runs: clocks of hosts differ, and a delay queue of the
 /// shortest rung would cost more than that.
@@ -26,10 +27,16 @@ pub(super) struct Work {
     pub(super) received_at: Instant,
     /// When it arrived, for people.
     pub(super) arrived: Timestamp,
-    pub(super) traceparent: Option<String>,
+    /// Its sender's place in its trace.
+    pub(super) requested_by: Option<TraceContext>,
+    /// The place of what is done and said about it.
+    pub(super) trace: Option<TraceContext>,
     /// How often the step was replayed from the dead letters: its attempts are counted anew each time.
     pub(super) replays: u32,
     pub(super) replayed_from: Option<String>,
+    pub(super) message_id: Option<String>,
+    pub(super) exchange: String,
+    pub(super) routing_key: String,
     /// The body as it came: what a dead letter is made of.
     pub(super) body: bytes::Bytes,
 }
@@ -67,13 +74,18 @@ pub(super) fn dispatch(core: &Core, namespace: &Arc<str>, delivery: Delivery) ->
     let too_early = request
         .not_before
         .is_some_and(|at| at.duration_since(arrived) > EARLY_ENOUGH.try_into().unwrap_or_default());
+    let requested_by = TraceContext::of(&delivery.properties.headers);
     let work = Box::new(Work {
         namespace: namespace.clone(),
         handler,
-        traceparent: delivery.properties.headers.text(header::TRACEPARENT).map(str::to_owned),
+        trace: trace::place(requested_by.as_ref()),
+        requested_by,
         replays: delivery.properties.headers.replays(),
         replayed_from: delivery.properties.headers.text(header::REPLAYED_FROM).map(str::to_owned),
         request: Arc::new(request),
+        message_id: delivery.properties.message_id,
+        exchange: delivery.exchange,
+        routing_key: delivery.routing_key,
         received_at: delivery.received_at,
         arrived,
         body: delivery.body,

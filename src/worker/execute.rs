@@ -51,7 +51,11 @@ pub(super) async fn execute(core: &Core, work: &Work) -> Execution {
     in_flight.dec();
     timing.ran = started.elapsed();
     if core.config.worker.metrics.step_timing_enabled {
-        METRICS.queue_wait_seconds.with_label_values(&[&*work.namespace]).observe(seconds(timing.waited));
+        let stage = |name, time| {
+            METRICS.stage_seconds.with_label_values(&[&*work.namespace, name]).observe(seconds(time));
+        };
+        stage("prefetch_wait", timing.waited);
+        stage("run", timing.ran);
         // The step's name is taken from the registry's words only: an unknown one could be anything.
         if work.handler.is_some() {
             let labels = [&*work.namespace, request.template_step()];

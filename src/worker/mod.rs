@@ -12,6 +12,7 @@ mod run;
 mod running;
 mod settle;
 mod supervise;
+mod trace;
 
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ use crate::broker::{Delivery, Publisher};
 use crate::config::Config;
 use crate::handler::HandlerRegistry;
 use crate::ops::metrics::METRICS;
+use crate::ops::spans;
 use crate::outcome::decide;
 use crate::retry::Ladder;
 use control::Cancellations;
@@ -72,21 +74,23 @@ async fn process(core: &Core, namespace: &Arc<str>, delivery: Delivery) {
         Dispatched::TooEarly(work, delivery) => return settle::postpone(core, &work, delivery).await,
         Dispatched::Unusable(acker, problem) => return settle::refuse(acker, namespace, &problem),
     };
-    let span = tracing::info_span!(
-        "step",
-        task_uuid = %work.request.task_uuid,
-        step_uuid = %work.request.step_uuid,
-        namespace = &**namespace,
-        step = work.request.step_name,
-        attempt = work.request.attempt,
-    );
+    let span = spans::adopt(work.trace.as_ref(), || {
+        tracing::info_span!(
+            "step",
+            task_uuid = %work.request.task_uuid,
+            step_uuid = %work.request.step_uuid,
+            namespace = &**namespace,
+            step = work.request.step_name,
+            attempt = work.request.attempt,
+        )
+    });
     async {
         let entered = core.ledger.enter(work.key(), delivery);
         note(&work, &entered, redelivered);
         let _slot;
-        let (running, answer) = match entered {
+        let (running, answer, done) = match entered {
             Entered::Joined => return,
-            Entered::Finished(running, answer) => (running, answer),
+            Entered::Finished(running, answer) => (running, answer, None),
             Entered::New(running) => {
                 _slot = tokio::select! {
                     biased;
@@ -98,14 +102,21 @@ async fn process(core: &Core, namespace: &Arc<str>, delivery: Delivery) {
                 let request = &work.request;
                 let verdict =
                     decide(execution.outcome, request.attempt, request.max_attempts, &request.retry);
+                let done = trace::span(core, &work, &verdict, execution.timing.started_at);
                 let Some(answer) = settle::answer(core, &work, verdict, &execution.timing) else {
+                    if let Some(done) = done {
+                        done.end();
+                    }
                     return settle::hand_back(running);
                 };
                 let answer = running.finished(answer);
-                (running, answer)
+                (running, answer, done)
             }
         };
         settle::settle(core, &work, running, &answer).await;
+        if let Some(done) = done {
+            done.end();
+        }
     }
     .instrument(span)
     .await;

@@ -62,7 +62,7 @@ pub(super) async fn settle(core: &Core, work: &Work, running: Running<'_>, answe
         // A result counts whoever reports it. A retry would be run beside that of whoever has the request now.
         let is_retry = message.properties.kind.as_deref() == Some(RETRY);
         let wanted = || !is_retry || running.is_held();
-        match publish(core, message, wanted).await {
+        match publish(core, &work.namespace, message, wanted).await {
             Ok(()) => {}
             Err(GaveUp::Stale) => {
                 return debug!("The delivery is no longer ours; if it comes back, its answer is ready");
@@ -94,7 +94,7 @@ pub(super) async fn postpone(core: &Core, work: &Work, delivery: Acker) {
     let rung = core.ladder.at_least(remaining);
     let message = outgoing(core, work, core.names.retries(), retry_key(&work.request.namespace, rung));
     let message = with_body(message, RETRY, work.request.message_id("postponed"), work.body.clone());
-    match publish(core, &Arc::new(message), || delivery.is_usable()).await {
+    match publish(core, &work.namespace, &Arc::new(message), || delivery.is_usable()).await {
         Ok(()) => drop(delivery.settle(Disposition::Ack)),
         Err(GaveUp::Stale) => {}
         Err(GaveUp::Stopping) => release(delivery),
@@ -251,8 +251,8 @@ fn outgoing(core: &Core, work: &Work, exchange: String, routing_key: String) -> 
     let mut headers = Headers::default();
     headers.set(header::ATTEMPT, request.attempt);
     headers.set(header::WORKER_ID, core.worker_id.as_str());
-    if let Some(traceparent) = &work.traceparent {
-        headers.set(header::TRACEPARENT, traceparent.as_str());
+    if let Some(trace) = &work.trace {
+        trace.write(&mut headers);
     }
     if work.replays > 0 {
         headers.set(header::REPLAYS, work.replays);
@@ -288,14 +288,20 @@ enum GaveUp {
 }
 
 /// Publishes until the broker confirms, as long as it is `wanted`.
-async fn publish(core: &Core, message: &Arc<Message>, wanted: impl Fn() -> bool) -> Result<(), GaveUp> {
+async fn publish(
+    core: &Core,
+    namespace: &str,
+    message: &Arc<Message>,
+    wanted: impl Fn() -> bool,
+) -> Result<(), GaveUp> {
     let mut pause = FIRST_PAUSE;
     while wanted() {
         let started = Instant::now();
         let problem = match core.publisher.publish(Arc::clone(message)).await {
             Ok(()) => {
                 if core.config.worker.metrics.step_timing_enabled {
-                    METRICS.confirm_seconds.observe(seconds(started.elapsed()));
+                    let labels = [namespace, "confirm"];
+                    METRICS.stage_seconds.with_label_values(&labels).observe(seconds(started.elapsed()));
                 }
                 return Ok(());
             }

@@ -1,5 +1,6 @@
 //! Settings, and what an operator sees.
 
+mod commands;
 mod config;
 mod http;
 mod logging;

@@ -3,6 +3,7 @@
 
 mod alarms;
 mod backlog;
+mod backup;
 mod broken_queue;
 mod dead_letters;
 mod layout;
@@ -18,6 +19,8 @@ mod scale;
 mod store;
 mod support;
 mod system;
+mod timing;
 mod tls;
+mod traces;
 mod worker;
 mod workflows;

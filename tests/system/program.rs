@@ -60,7 +60,7 @@ impl Program {
         self.directory.path()
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let words = self.launcher.iter().map(String::as_str);
         let mut words = words.chain([env!("CARGO_BIN_EXE_tasker-worker-rust")]);
         let mut command = Command::new(words.next().unwrap());
@@ -119,6 +119,15 @@ impl Running {
     fn terminate(&self) {
         let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
         assert!(status.success());
+    }
+
+    /// Ends it in order, and returns all it said.
+    pub(crate) fn finish(mut self) -> Vec<String> {
+        self.terminate();
+        assert_eq!(self.exit_code(), Some(0));
+        let mut said = std::mem::take(&mut self.seen);
+        said.extend(self.log.iter());
+        said
     }
 
     fn exit_code(&mut self) -> Option<i32> {

@@ -13,6 +13,7 @@ use tasker_worker_rust::broker::{
 };
 use tasker_worker_rust::config::LadderConfig;
 use tasker_worker_rust::message::{StepExecutionRequest, StepExecutionResult};
+use tasker_worker_rust::trace::TraceContext;
 use tasker_worker_rust::{Config, Namespace, RunningWorker, RustWorker};
 use uuid::Uuid;
 
@@ -179,6 +180,18 @@ impl Desk {
     /// Publishes a request, as the orchestrator would.
     pub(crate) async fn send(&self, request: &StepExecutionRequest) {
         self.send_bytes(&request.namespace, &request.step_name, request.encode()).await;
+    }
+
+    /// The same, as part of a trace.
+    pub(crate) async fn send_within(&self, request: &StepExecutionRequest, trace: Option<&TraceContext>) {
+        let mut properties = Properties::default();
+        if let Some(trace) = trace {
+            trace.write(&mut properties.headers);
+        }
+        let routing_key = step_key(&request.namespace, &request.step_name);
+        let body = request.encode().into();
+        let message = Message { exchange: self.names.steps(), routing_key, body, properties };
+        within(self.publisher.publish(message)).await.expect("the broker takes the message");
     }
 
     /// Makes and publishes a request.

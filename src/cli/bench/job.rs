@@ -122,7 +122,11 @@ impl Job {
         })?;
         let worker = worker.start().await?;
         all.notified().await;
-        while METRICS.confirm_seconds.get_sample_count() < self.steps {
+        let namespaces = self.namespaces();
+        let confirmed = |namespace: &String| {
+            METRICS.stage_seconds.with_label_values(&[namespace, "confirm"]).get_sample_count()
+        };
+        while namespaces.iter().map(confirmed).sum::<u64>() < self.steps {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         self.say(*begin.get().ok_or("no step was run")?);

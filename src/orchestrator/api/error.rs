@@ -30,6 +30,10 @@ impl ApiError {
         Self { status, body: Box::new(ErrorResponse { error, task_uuid: None, checks: BTreeMap::new() }) }
     }
 
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     pub(super) fn bad_request(message: impl Display) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", message)
     }

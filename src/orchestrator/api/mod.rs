@@ -111,6 +111,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(tasks::list, tasks::submit))
         .routes(routes!(tasks::one, tasks::cancel))
         .routes(routes!(tasks::summary))
+        .routes(routes!(tasks::timing))
         .routes(routes!(events::events))
         .routes(routes!(steps::list))
         .routes(routes!(steps::one, steps::act))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Query, State};
-use axum::http::{HeaderName, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
 use serde::Deserialize;
 use utoipa::IntoParams;
 use uuid::Uuid;
@@ -13,8 +13,11 @@ use super::error::{ApiError, JsonBody, Search, Segments, task_uuid, within};
 use super::{Api, templates};
 use crate::api::{
     ErrorResponse, TASK_STATES, TaskListResponse, TaskQuery, TaskRequest, TaskResponse, TaskSummaryResponse,
+    TaskTiming,
 };
+use crate::ops::spans::{self, Kind, Span};
 use crate::orchestrator::{CancelError, SubmitError, queries};
+use crate::trace::TraceContext;
 
 /// The route of one task.
 pub(super) const ONE: &str = "/v1/tasks/{task_uuid}";
@@ -36,9 +39,39 @@ type Created = (StatusCode, [(HeaderName, String); 1], Json<TaskResponse>);
 ))]
 pub(super) async fn submit(
     State(api): State<Api>,
+    headers: HeaderMap,
     JsonBody(request): JsonBody<TaskRequest>,
 ) -> Result<Created, ApiError> {
-    let task_uuid = api.orchestrator.submit(request).await.map_err(|error| match error {
+    let caller = caller(&headers);
+    let span = spans::enabled().then(|| {
+        let context = caller.as_ref().map_or_else(TraceContext::root, TraceContext::child);
+        Span::new(context, caller.as_ref().map(|caller| caller.span_id), Kind::Server, "POST /v1/tasks")
+            .with("http.request.method", "POST")
+            .with("http.route", "/v1/tasks")
+    });
+    let trace = span.as_ref().map(|span| span.context().clone()).or(caller);
+    let answer = accept(&api, request, trace).await;
+    if let Some(mut span) = span {
+        let status = answer.as_ref().map_or_else(ApiError::status, |(status, ..)| *status);
+        if status.is_server_error() {
+            span.failed(status.to_string());
+        }
+        span.with("http.response.status_code", status.as_u16()).end();
+    }
+    answer
+}
+
+/// The caller's place in a trace. Of several there is no telling which is meant.
+fn caller(headers: &HeaderMap) -> Option<TraceContext> {
+    let mut parents = headers.get_all("traceparent").iter();
+    let parent = parents.next().filter(|_| parents.next().is_none())?.to_str().ok()?;
+    let states: Vec<&str> =
+        headers.get_all("tracestate").iter().filter_map(|state| state.to_str().ok()).collect();
+    TraceContext::parse(parent, Some(&states.join(",")))
+}
+
+async fn accept(api: &Api, request: TaskRequest, trace: Option<TraceContext>) -> Result<Created, ApiError> {
+    let task_uuid = api.orchestrator.submit_within(request, trace).await.map_err(|error| match error {
         SubmitError::UnknownTemplate { namespace, name, version } => {
             templates::unknown(api.orchestrator.catalog(), &namespace, &name, &version)
         }
@@ -47,7 +80,7 @@ pub(super) async fn submit(
         SubmitError::Context(_) => ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "INVALID_CONTEXT", error),
         SubmitError::Store(error) => api.store_failed(&error),
     })?;
-    let mut task = read(&api, task_uuid).await?;
+    let mut task = read(api, task_uuid).await?;
     task.step_count = Some(task.steps.len());
     task.step_mapping =
         Some(task.steps.iter().map(|step| (step.name.clone(), step.workflow_step_uuid)).collect());
@@ -163,6 +196,20 @@ pub(super) async fn summary(
     let task_uuid = task_uuid(&segment)?;
     let summary = queries::summary::summary(api.orchestrator.store().readers(), task_uuid).await?;
     summary.map(Json).ok_or_else(|| ApiError::no_task(task_uuid))
+}
+
+/// Shows where a task's time went.
+#[utoipa::path(get, path = "/v1/tasks/{task_uuid}/timing", tag = "tasks",
+    params(("task_uuid" = Uuid, Path)),
+    responses((status = 200, description = "The stages of its steps, and what its end waited for", body = TaskTiming)),
+)]
+pub(super) async fn timing(
+    State(api): State<Api>,
+    Segments(segment): Segments<String>,
+) -> Result<Json<TaskTiming>, ApiError> {
+    let task_uuid = task_uuid(&segment)?;
+    let timing = queries::timing::timing(api.orchestrator.store().readers(), task_uuid).await?;
+    timing.map(Json).ok_or_else(|| ApiError::no_task(task_uuid))
 }
 
 async fn read(api: &Api, task_uuid: Uuid) -> Result<TaskResponse, ApiError> {

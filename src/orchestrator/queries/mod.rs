@@ -6,6 +6,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod history;
 mod rows;
 pub(crate) mod summary;
+pub(crate) mod timing;
 
 use std::collections::HashMap;
 

@@ -31,9 +31,9 @@ pub(super) struct TaskRow {
     correlation_id: String,
     parent_correlation_id: Option<String>,
     requested_at: Option<i64>,
-    created_at: i64,
+    pub(super) created_at: i64,
     updated_at: i64,
-    completed_at: Option<i64>,
+    pub(super) completed_at: Option<i64>,
 }
 
 impl TaskRow {

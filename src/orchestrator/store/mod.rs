@@ -3,6 +3,7 @@
 //! One process writes, through one connection, so that what it remembers of a task is what is stored;
 //! readers are many. The statements of writing are in `write`, those of reading in `read`.
 
+pub mod backup;
 mod damage;
 mod investigations;
 mod read;

@@ -15,6 +15,7 @@ use crate::broker::{HeaderValue, Headers, Message, Properties};
 use crate::message::{Json, StepExecutionError};
 use crate::orchestrator::task::{StepRun, StepState, TaskState};
 use crate::template::Template;
+use crate::trace::TraceContext;
 
 /// What the store knows of a task.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ pub(crate) struct StoredTask {
     pub(crate) correlation_id: String,
     pub(crate) priority: i32,
     pub(crate) created_at: i64,
+    pub(crate) trace: Option<TraceContext>,
     /// Each with its name.
     pub(crate) steps: HashMap<String, StepRun>,
 }
@@ -78,7 +80,7 @@ impl Store {
         let query = async {
             let uuid = task_uuid.to_string();
             let task = sqlx::query(
-                "SELECT template_id, state, context, correlation_id, priority, created_at FROM tasks \
+                "SELECT template_id, state, context, correlation_id, priority, created_at, trace FROM tasks \
                  WHERE task_uuid = ?",
             )
             .bind(uuid.clone())
@@ -87,7 +89,8 @@ impl Store {
             let Some(task) = task else { return Ok(None) };
             let steps = sqlx::query(
                 "SELECT name, step_uuid, state, attempts, output, error, enqueued_at, due_at, \
-                 next_retry_at, last_attempted_at, last_failure_at, completed_at, replays, sent_again \
+                 next_retry_at, last_attempted_at, last_failure_at, completed_at, replays, sent_again, \
+                 sent_at, received_at \
                  FROM steps WHERE task_uuid = ?",
             )
             .bind(uuid)
@@ -242,6 +245,7 @@ fn read_task(task: &SqliteRow, steps: &[SqliteRow]) -> Result<StoredTask, String
         correlation_id: column(task, 3)?,
         priority: column::<Option<i32>>(task, 4)?.unwrap_or(0),
         created_at: column(task, 5)?,
+        trace: column::<Option<String>>(task, 6)?.and_then(|text| TraceContext::from_stored(&text)),
         steps: steps.iter().map(read_step).collect::<Result<_, _>>()?,
     })
 }
@@ -267,6 +271,8 @@ fn read_step(row: &SqliteRow) -> Result<(String, StepRun), String> {
         completed_at: column(row, 11)?,
         replays: column(row, 12)?,
         sent_again: column(row, 13)?,
+        sent_at: column(row, 14)?,
+        received_at: column(row, 15)?,
         waits_for: 0,
     };
     Ok((column(row, 0)?, run))

@@ -57,6 +57,7 @@ pub(crate) struct TaskRow {
     pub(crate) options: Option<String>,
     pub(crate) tags: String,
     pub(crate) correlation_id: String,
+    pub(crate) trace: Option<String>,
     pub(crate) parent_correlation_id: Option<Uuid>,
     pub(crate) requested_at: Option<i64>,
     pub(crate) completed_at: Option<i64>,

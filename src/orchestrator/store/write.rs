@@ -106,7 +106,7 @@ async fn templates(connection: &mut SqliteConnection, batch: &Batch) -> Result<(
 async fn new_tasks(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     let head = "INSERT INTO tasks (task_uuid, template_id, namespace, name, version, state, identity, context, \
                 initiator, source_system, reason, priority, options, tags, correlation_id, \
-                 parent_correlation_id, requested_at, created_at, updated_at, completed_at, stale_at) ";
+                 parent_correlation_id, trace, requested_at, created_at, updated_at, completed_at, stale_at) ";
     bulk(connection, head, &batch.new_tasks, "", |mut row, task| {
         row.push_bind(task.task_uuid.to_string())
             .push_bind(task.template_id.to_string())
@@ -124,6 +124,7 @@ async fn new_tasks(connection: &mut SqliteConnection, batch: &Batch) -> Result<(
             .push_bind(task.tags.clone())
             .push_bind(task.correlation_id.clone())
             .push_bind(task.parent_correlation_id.map(|id| id.to_string()))
+            .push_bind(task.trace.clone())
             .push_bind(task.requested_at)
             .push_bind(batch.now)
             .push_bind(batch.now)
@@ -150,7 +151,7 @@ async fn task_states(connection: &mut SqliteConnection, batch: &Batch) -> Result
 async fn new_steps(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     let head = "INSERT INTO steps (step_uuid, task_uuid, position, name, max_attempts, created_at, state, \
                 attempts, output, error, enqueued_at, due_at, next_retry_at, last_attempted_at, \
-                last_failure_at, completed_at, replays, sent_again, updated_at) ";
+                last_failure_at, completed_at, replays, sent_again, sent_at, received_at, updated_at) ";
     bulk(connection, head, &batch.new_steps, "", |mut row, step| {
         row.push_bind(step.run.uuid.to_string())
             .push_bind(step.task_uuid.to_string())
@@ -165,14 +166,15 @@ async fn new_steps(connection: &mut SqliteConnection, batch: &Batch) -> Result<(
 
 async fn steps(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     let head = "WITH new (step_uuid, state, attempts, output, error, enqueued_at, due_at, \
-                next_retry_at, last_attempted_at, last_failure_at, completed_at, replays, sent_again, updated_at) AS (";
+                next_retry_at, last_attempted_at, last_failure_at, completed_at, replays, sent_again, sent_at, received_at, updated_at) AS (";
     // A step's output is bound only when it is new; otherwise the stored one stays.
     let tail = ") UPDATE steps SET state = new.state, attempts = new.attempts, \
                 output = COALESCE(new.output, steps.output), \
                 error = new.error, enqueued_at = new.enqueued_at, due_at = new.due_at, \
                 next_retry_at = new.next_retry_at, last_attempted_at = new.last_attempted_at, \
                 last_failure_at = new.last_failure_at, completed_at = new.completed_at, \
-                replays = new.replays, sent_again = new.sent_again, updated_at = new.updated_at FROM new WHERE steps.step_uuid = new.step_uuid";
+                replays = new.replays, sent_again = new.sent_again, sent_at = new.sent_at, \
+                received_at = new.received_at, updated_at = new.updated_at FROM new WHERE steps.step_uuid = new.step_uuid";
     bulk(connection, head, &batch.steps, tail, |mut row, step| {
         row.push_bind(step.run.uuid.to_string());
         progress(&mut row, step, batch.now);
@@ -199,6 +201,8 @@ fn progress(row: &mut Separated<'_, Sqlite, &str>, step: &super::StepRow, now: i
         .push_bind(run.completed_at)
         .push_bind(i64::from(run.replays))
         .push_bind(i64::from(run.sent_again))
+        .push_bind(run.sent_at)
+        .push_bind(run.received_at)
         .push_bind(now);
 }
 

@@ -1,0 +1,57 @@
+//! Where the time of a task went.
+
+use serde_json::{Value, json};
+use tasker_worker_rust::api::{StepTiming, TaskTiming};
+use tasker_worker_rust::ops::metrics::METRICS;
+
+use crate::on_both_brokers;
+use crate::program::Program;
+use crate::support::Kind;
+use crate::system::System;
+
+on_both_brokers! {
+    the_stages_of_a_tasks_steps_add_up_to_its_time
+}
+
+async fn the_stages_of_a_tasks_steps_add_up_to_its_time(kind: Kind) {
+    let system = System::open(kind).await;
+    let task = system.run("diamond_workflow", "parallel_processing", json!({ "base_value": 10 })).await;
+    let timing = system.client.timing(task.task_uuid).await.expect("the orchestrator answers");
+    // The slower branch, not the other.
+    assert_eq!(timing.critical_path, ["diamond_start", "diamond_branch_c", "diamond_end"]);
+    assert_eq!(timing.steps.len(), 4);
+    let step = |name: &String| timing.steps.iter().find(|step| step.name == *name).expect("it was requested");
+    let spent = |step: &StepTiming| step.stages().into_iter().filter_map(|(_, time)| time).sum::<i64>();
+    let mut begins = 0;
+    for name in &timing.critical_path {
+        let step = step(name);
+        for (stage, time) in step.stages() {
+            let measured = !matches!(stage, "enqueued" | "retries");
+            assert!(time.is_some() || !measured, "{name} has no {stage}: {step:?}");
+        }
+        // Each stage is a whole number of milliseconds, and its two clocks are not read at the same instant.
+        let apart = (step.begins_after_ms - begins).abs();
+        assert!(apart <= 20 + step.clamped_ms, "{name} begins {apart} ms from the end of the one before");
+        begins = step.begins_after_ms + spent(step) - step.clamped_ms;
+    }
+    let total = timing.total_ms.expect("the task has ended");
+    assert!((total - begins).abs() <= 20, "{total} ms are not {begins} ms");
+    assert!(step(&timing.critical_path[1]).run_ms >= Some(150), "{timing:#?}");
+    for stage in ["enqueued", "broker_wait", "prefetch_wait", "run", "confirm", "apply"] {
+        let observed = METRICS.stage_seconds.with_label_values(&["diamond_workflow", stage]);
+        assert!(observed.get_sample_count() > 0, "{stage} is not in the histogram");
+    }
+
+    let id = task.task_uuid.to_string();
+    let show = ["status", &id, "--timing", "--api-url", system.client.base_url()];
+    let shown = tokio::task::block_in_place(|| Program::new().run(&show)).stdout;
+    let shown = String::from_utf8(shown).unwrap();
+    assert!(shown.contains("* critical path: diamond_start > diamond_branch_c > diamond_end"), "{shown}");
+    assert!(shown.contains("diamond_branch_c *") && !shown.contains("diamond_branch_b *"), "{shown}");
+    let output =
+        tokio::task::block_in_place(|| Program::new().run(&[&show[..], &["--output", "json"]].concat()));
+    let shown: Value = serde_json::from_slice(&output.stdout).expect("the output is JSON");
+    let shown: TaskTiming = serde_json::from_value(shown["timing"].clone()).expect("with the timing in it");
+    assert_eq!(shown, timing);
+    system.close().await;
+}
