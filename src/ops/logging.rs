@@ -1,6 +1,5 @@
 //! The log: English sentences with fields, as lines for people or as one JSON object a line.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, IsTerminal};
 
@@ -67,7 +66,7 @@ struct JsonLines<W> {
 }
 
 /// The fields of a span.
-struct Fields(BTreeMap<&'static str, Value>);
+struct Fields(Vec<(&'static str, Value)>);
 
 impl<S, W> Layer<S> for JsonLines<W>
 where
@@ -75,7 +74,7 @@ where
     W: for<'a> MakeWriter<'a> + 'static,
 {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        let mut fields = Fields(BTreeMap::new());
+        let mut fields = Fields(Vec::new());
         attributes.record(&mut fields);
         if let Some(span) = context.span(id) {
             span.extensions_mut().insert(fields);
@@ -91,7 +90,7 @@ where
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut own = Fields(BTreeMap::new());
+        let mut own = Fields(Vec::new());
         event.record(&mut own);
         let mut line = Map::new();
         // From the outermost in, then the event's own: the nearest value of a name is the one that holds.
@@ -114,27 +113,27 @@ where
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.0.insert(field.name(), format!("{value:?}").into());
+        self.0.push((field.name(), format!("{value:?}").into()));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.insert(field.name(), value.into());
+        self.0.push((field.name(), value.into()));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.0.insert(field.name(), value.into());
+        self.0.push((field.name(), value.into()));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.0.insert(field.name(), value.into());
+        self.0.push((field.name(), value.into()));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.0.insert(field.name(), value.into());
+        self.0.push((field.name(), value.into()));
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.0.insert(field.name(), value.into());
+        self.0.push((field.name(), value.into()));
     }
 
     fn record_error(&mut self, field: &Field, error: &(dyn std::error::Error + 'static)) {
@@ -145,6 +144,6 @@ impl Visit for Fields {
             text.push_str(&error.to_string());
             cause = error.source();
         }
-        self.0.insert(field.name(), text.into());
+        self.0.push((field.name(), text.into()));
     }
 }
