@@ -67,9 +67,9 @@ pub(super) fn dispatch(
             .registry
             .find(&request.namespace, request.template_step(), &request.handler.callable)
             .cloned(),
-        too_early: request.not_before.is_some_and(|at| {
-            at.duration_since(arrived) > EARLY_ENOUGH.try_into().unwrap_or_default()
-        }),
+        too_early: request
+            .not_before
+            .is_some_and(|at| at.duration_since(arrived) > EARLY_ENOUGH.try_into().unwrap_or_default()),
         traceparent: headers.text(header::TRACEPARENT).map(str::to_owned),
         replays: headers.replays(),
         replayed_from: headers.text(header::REPLAYED_FROM).map(str::to_owned),

@@ -102,7 +102,8 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("bench-documents-{}", uuid::Uuid::new_v4()));
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("performance.md"), format!("before\n{BEGIN}\nold\n{END}\nafter\n")).unwrap();
-        write(&folder, &[figure("W2", "a", 1.0), figure("W1", "a", 2.0), figure("W1", "b", 3.0)], true).unwrap();
+        write(&folder, &[figure("W2", "a", 1.0), figure("W1", "a", 2.0), figure("W1", "b", 3.0)], true)
+            .unwrap();
         write(&folder, &[figure("W1", "a", 7.0)], false).unwrap();
 
         let said = |workload: &str, case: &str, figures: &[Figure]| {
@@ -116,7 +117,10 @@ mod tests {
             [Some(7.0), Some(3.0), Some(1.0)]
         );
         let text = fs::read_to_string(folder.join("performance.md")).unwrap();
-        assert!(text.starts_with("before\n") && text.ends_with("\nafter\n") && !text.contains("old"), "{text}");
+        assert!(
+            text.starts_with("before\n") && text.ends_with("\nafter\n") && !text.contains("old"),
+            "{text}"
+        );
         assert!(text.contains("| a | ms | 7.00 ") && text.contains("| b | ms | 3.00 "), "{text}");
 
         write(&folder, &[figure("W1", "a", 8.0)], true).unwrap();
