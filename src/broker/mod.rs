@@ -206,7 +206,9 @@ pub struct PublishJob {
 }
 
 /// Hears what became of one message, once. Dropped, it hears [`PublishError::Closed`].
-pub struct Confirm(Option<Box<dyn FnOnce(Result<(), PublishError>) + Send>>);
+pub struct Confirm(Option<Box<Hear>>);
+
+type Hear = dyn FnOnce(Result<(), PublishError>) + Send;
 
 impl Confirm {
     /// For brokers: `hear` must not block.
