@@ -94,11 +94,13 @@ preview: ## draw docs/dashboard.svg from two minutes of load; needs prometheus
 	cargo build --quiet
 	scripts/with-rabbitmq scripts/preview
 
-# Wants a machine that does nothing else for an hour and a half; disturbed runs are repeated.
+# Wants a machine that does nothing else for an hour and a half; disturbed runs are repeated. In pieces, each of which
+# leaves what the documents hold of the others: make bench PIECE=w2, or PIECE="w1 --only 'quorum, 4 namespaces'".
+PIECE :=
 .PHONY: bench
-bench: ## measure this worker beside a bare lapin program; writes docs/performance.md and its plots
+bench: ## measure this worker beside a bare lapin program; writes docs/performance.md and its plots; PIECE=w1 for a part
 	cargo build --release
-	scripts/with-rabbitmq target/release/tasker-worker-rust bench --write docs
+	scripts/with-rabbitmq target/release/tasker-worker-rust bench $(PIECE) --write docs
 
 .PHONY: bench-quick
 bench-quick: ## half a minute of that; fails when a ratio is worse than half its goal

@@ -58,7 +58,7 @@ pub mod header {
 
 /// A JSON value kept as its text: forwarded byte for byte, parsed only by whoever looks inside.
 #[derive(Clone)]
-pub struct Json(Arc<RawValue>);
+pub struct Json(Arc<Box<RawValue>>);
 
 impl Json {
     /// The value's JSON text.
@@ -95,7 +95,7 @@ impl Json {
 
 impl From<Box<RawValue>> for Json {
     fn from(raw: Box<RawValue>) -> Self {
-        Self(Arc::from(raw))
+        Self(Arc::new(raw))
     }
 }
 

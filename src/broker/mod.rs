@@ -202,8 +202,41 @@ pub struct Publisher {
 pub struct PublishJob {
     /// What to publish.
     pub message: Arc<Message>,
-    /// Where the broker's answer goes. Dropped, it says [`PublishError::Closed`].
-    pub confirm: oneshot::Sender<Result<(), PublishError>>,
+    /// Who hears the broker's answer.
+    pub confirm: Confirm,
+}
+
+/// Hears what became of one message, once. Dropped, it hears [`PublishError::Closed`].
+pub struct Confirm(Option<Box<Hear>>);
+
+type Hear = dyn FnOnce(Result<(), PublishError>) + Send;
+
+impl Confirm {
+    /// For brokers: `hear` must not block.
+    pub fn new(hear: impl FnOnce(Result<(), PublishError>) + Send + 'static) -> Self {
+        Self(Some(Box::new(hear)))
+    }
+
+    /// Tells it.
+    pub fn answer(mut self, result: Result<(), PublishError>) {
+        if let Some(hear) = self.0.take() {
+            hear(result);
+        }
+    }
+}
+
+impl Drop for Confirm {
+    fn drop(&mut self) {
+        if let Some(hear) = self.0.take() {
+            hear(Err(PublishError::Closed));
+        }
+    }
+}
+
+impl fmt::Debug for Confirm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Confirm")
+    }
 }
 
 impl Publisher {
@@ -219,9 +252,22 @@ impl Publisher {
     /// # Errors
     /// When that is not certain. The message may have arrived all the same: publish it again under the same id.
     pub async fn publish(&self, message: impl Into<Arc<Message>>) -> Result<(), PublishError> {
-        let (message, (confirm, confirmed)) = (message.into(), oneshot::channel());
-        self.jobs.send(PublishJob { message, confirm }).await.map_err(|_| PublishError::Closed)?;
+        let (confirm, confirmed) = oneshot::channel();
+        // Whoever asked may have gone.
+        self.submit(message, move |result| drop(confirm.send(result))).await;
         confirmed.await.unwrap_or(Err(PublishError::Closed))
+    }
+
+    /// Hands a message over, and returns before the broker has it. `hear` is called with what [`publish`](Self::publish)
+    /// would return, where the broker's answers arrive: it must not block.
+    pub async fn submit(
+        &self,
+        message: impl Into<Arc<Message>>,
+        hear: impl FnOnce(Result<(), PublishError>) + Send + 'static,
+    ) {
+        let job = PublishJob { message: message.into(), confirm: Confirm::new(hear) };
+        // Dropped when the broker is closed, it says so.
+        drop(self.jobs.send(job).await);
     }
 }
 
@@ -320,6 +366,11 @@ impl Subscription {
     /// unsettled at a time, those waiting here included.
     pub async fn recv(&mut self) -> Option<Delivery> {
         self.deliveries.recv().await
+    }
+
+    /// The next delivery that is here already.
+    pub fn try_recv(&mut self) -> Option<Delivery> {
+        self.deliveries.try_recv().ok()
     }
 
     /// The consumer's state, now and at every change.

@@ -1,6 +1,5 @@
 //! The log: English sentences with fields, as lines for people or as one JSON object a line.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, IsTerminal};
 
@@ -69,7 +68,7 @@ struct JsonLines<W> {
 
 /// The fields of a span.
 #[derive(Default)]
-pub(super) struct Fields(pub(super) BTreeMap<&'static str, Value>);
+pub(super) struct Fields(pub(super) Vec<(&'static str, Value)>);
 
 impl<S, W> Layer<S> for JsonLines<W>
 where
@@ -116,27 +115,27 @@ where
 
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.0.insert(field.name(), format!("{value:?}").into());
+        self.0.push((field.name(), format!("{value:?}").into()));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.insert(field.name(), value.into());
+        self.0.push((field.name(), value.into()));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.0.insert(field.name(), value.into());
+        self.0.push((field.name(), value.into()));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.0.insert(field.name(), value.into());
+        self.0.push((field.name(), value.into()));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.0.insert(field.name(), value.into());
+        self.0.push((field.name(), value.into()));
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        self.0.insert(field.name(), value.into());
+        self.0.push((field.name(), value.into()));
     }
 
     fn record_error(&mut self, field: &Field, error: &(dyn std::error::Error + 'static)) {
@@ -147,6 +146,6 @@ impl Visit for Fields {
             text.push_str(&error.to_string());
             cause = error.source();
         }
-        self.0.insert(field.name(), text.into());
+        self.0.push((field.name(), text.into()));
     }
 }

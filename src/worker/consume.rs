@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::pause::Flow;
 use super::supervise::report;
@@ -15,13 +15,12 @@ use super::{SharedCore, process};
 use crate::broker::{Broker, BrokerStatus, ConsumerState, Source, Subscription};
 use crate::ops::metrics::METRICS;
 
-/// Runs until the worker stops or the broker is closed, and the last delivery that had arrived is in `steps`.
+/// Runs until the worker stops or the broker is closed, and the last delivery that had arrived is among the core's steps.
 pub(super) async fn consume(
     core: SharedCore,
     broker: Arc<dyn Broker>,
     namespace: Arc<str>,
     shown: watch::Sender<ConsumerState>,
-    steps: TaskTracker,
 ) {
     let Some(mut flow) = core.pauses.watch(&namespace) else { return };
     let mut connection = broker.status();
@@ -42,7 +41,7 @@ pub(super) async fn consume(
         let subscription = broker.subscribe(Source::Queue(core.names.step_queue(&namespace)), prefetch);
         let reporting = report(namespace.to_string(), subscription.state(), broker.status(), shown.clone());
         let reporting = AbortOnDropHandle::new(tokio::spawn(reporting));
-        let paused = forward(&core, &namespace, subscription, &mut flow, &steps).await;
+        let paused = forward(&core, &namespace, subscription, &mut flow).await;
         if !paused || core.stopping.is_cancelled() {
             // To the end: what was delivered is still being settled.
             drop(reporting.detach());
@@ -57,7 +56,6 @@ async fn forward(
     namespace: &Arc<str>,
     mut subscription: Subscription,
     flow: &mut watch::Receiver<Flow>,
-    steps: &TaskTracker,
 ) -> bool {
     let mut cancelled = false;
     loop {
@@ -70,12 +68,15 @@ async fn forward(
                 delivery => delivery,
             },
         };
-        let Some(delivery) = delivery else {
+        if delivery.is_none() {
             subscription.cancel();
             cancelled = true;
-            continue;
-        };
-        let (core, namespace) = (core.clone(), namespace.clone());
-        steps.spawn(async move { process(&core, &namespace, delivery).await });
+        }
+        // And those that came with it: at most as many as there are slots.
+        let mut next = delivery;
+        while let Some(delivery) = next {
+            core.steps.spawn(process(core.clone(), namespace.clone(), delivery));
+            next = subscription.try_recv();
+        }
     }
 }

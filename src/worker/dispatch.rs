@@ -24,6 +24,8 @@ pub(super) struct Work {
     pub(super) request: Arc<StepExecutionRequest>,
     /// `None`: nobody registered one.
     pub(super) handler: Option<ErasedHandler>,
+    /// Its `not_before` lies ahead.
+    pub(super) too_early: bool,
     pub(super) received_at: Instant,
     /// When it arrived, for people.
     pub(super) arrived: Timestamp,
@@ -48,40 +50,38 @@ impl Work {
     }
 }
 
-pub(super) enum Dispatched {
-    Work(Box<Work>, Acker),
-    /// To be run later: its `not_before` lies ahead.
-    TooEarly(Box<Work>, Acker),
-    /// Not a request, or too large to be one.
-    Unusable(Acker, String),
-}
-
-pub(super) fn dispatch(core: &Core, namespace: &Arc<str>, delivery: Delivery) -> Dispatched {
+/// # Errors
+/// Why the delivery is no request, or too large to be one.
+pub(super) fn dispatch(
+    core: &Core,
+    namespace: &Arc<str>,
+    delivery: Delivery,
+) -> Result<(Work, Acker), (Acker, String)> {
     let limit = core.config.broker.max_message_bytes;
     if delivery.body.len() > limit {
         let problem = format!("the body has {} bytes, max_message_bytes is {limit}", delivery.body.len());
-        return Dispatched::Unusable(delivery.acker, problem);
+        return Err((delivery.acker, problem));
     }
     let request = match StepExecutionRequest::decode(&delivery.body) {
         Ok(request) => request,
-        Err(error) => {
-            return Dispatched::Unusable(delivery.acker, format!("the body is not a request: {error}"));
-        }
+        Err(error) => return Err((delivery.acker, format!("the body is not a request: {error}"))),
     };
-    let handler =
-        core.registry.find(&request.namespace, request.template_step(), &request.handler.callable).cloned();
     let arrived = clock::now();
-    let too_early = request
-        .not_before
-        .is_some_and(|at| at.duration_since(arrived) > EARLY_ENOUGH.try_into().unwrap_or_default());
-    let requested_by = TraceContext::of(&delivery.properties.headers);
-    let work = Box::new(Work {
+    let headers = &delivery.properties.headers;
+    let requested_by = TraceContext::of(headers);
+    let work = Work {
         namespace: namespace.clone(),
-        handler,
+        handler: core
+            .registry
+            .find(&request.namespace, request.template_step(), &request.handler.callable)
+            .cloned(),
+        too_early: request
+            .not_before
+            .is_some_and(|at| at.duration_since(arrived) > EARLY_ENOUGH.try_into().unwrap_or_default()),
         trace: trace::place(requested_by.as_ref()),
         requested_by,
-        replays: delivery.properties.headers.replays(),
-        replayed_from: delivery.properties.headers.text(header::REPLAYED_FROM).map(str::to_owned),
+        replays: headers.replays(),
+        replayed_from: headers.text(header::REPLAYED_FROM).map(str::to_owned),
         request: Arc::new(request),
         message_id: delivery.properties.message_id,
         exchange: delivery.exchange,
@@ -89,10 +89,6 @@ pub(super) fn dispatch(core: &Core, namespace: &Arc<str>, delivery: Delivery) ->
         received_at: delivery.received_at,
         arrived,
         body: delivery.body,
-    });
-    if too_early {
-        Dispatched::TooEarly(work, delivery.acker)
-    } else {
-        Dispatched::Work(work, delivery.acker)
-    }
+    };
+    Ok((work, delivery.acker))
 }

@@ -16,8 +16,10 @@ mod trace;
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
 pub use run::RustWorker;
@@ -32,9 +34,11 @@ use crate::ops::spans;
 use crate::outcome::decide;
 use crate::retry::Ladder;
 use control::Cancellations;
-use dispatch::{Dispatched, Work};
+use dispatch::Work;
 use ledger::{Entered, Ledger};
 use pause::Pauses;
+use settle::Settlement;
+use trace::OpenSpan;
 
 /// What every step of one worker shares.
 struct Core {
@@ -48,11 +52,15 @@ struct Core {
     /// One per step that may run at once.
     slots: Semaphore,
     /// What runs and what has finished, so that it is not run again.
-    ledger: Ledger,
+    ledger: Arc<Ledger>,
     /// Which tasks are cancelled, and how to tell their running steps.
     cancellations: Cancellations,
     /// Which namespaces take no requests.
     pauses: Pauses,
+    /// Every step until it is settled.
+    steps: TaskTracker,
+    /// Where steps run.
+    runtime: Handle,
     /// Set first on shutdown: nothing new is started.
     stopping: CancellationToken,
     /// Set last: what still runs is cut off and handed back.
@@ -60,6 +68,23 @@ struct Core {
 }
 
 impl Core {
+    /// A slot to run in, first come, first served. `None`: the namespace's requests go back instead.
+    async fn slot(&self, namespace: &str) -> Option<SemaphorePermit<'_>> {
+        if self.stopping.is_cancelled() || self.pauses.hands_back(namespace) {
+            return None;
+        }
+        // Free ones are there only when nobody waits.
+        if let Ok(slot) = self.slots.try_acquire() {
+            return Some(slot);
+        }
+        tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => None,
+            () = self.pauses.handing_back(namespace) => None,
+            slot = self.slots.acquire() => slot.ok(),
+        }
+    }
+
     /// How many steps run.
     fn busy_slots(&self) -> usize {
         usize::from(self.config.worker.max_concurrent_steps) - self.slots.available_permits()
@@ -67,19 +92,18 @@ impl Core {
 }
 
 /// The life of one delivery, from its arrival to its settlement. Nothing else acks or nacks a request.
-async fn process(core: &Core, namespace: &Arc<str>, delivery: Delivery) {
+async fn process(core: SharedCore, namespace: Arc<str>, delivery: Delivery) {
     let redelivered = delivery.redelivered;
-    let (work, delivery) = match dispatch::dispatch(core, namespace, delivery) {
-        Dispatched::Work(work, delivery) => (work, delivery),
-        Dispatched::TooEarly(work, delivery) => return settle::postpone(core, &work, delivery).await,
-        Dispatched::Unusable(acker, problem) => return settle::refuse(acker, namespace, &problem),
+    let (work, delivery) = match dispatch::dispatch(&core, &namespace, delivery) {
+        Ok(understood) => understood,
+        Err((delivery, problem)) => return settle::refuse(delivery, &namespace, &problem),
     };
     let span = spans::adopt(work.trace.as_ref(), || {
         tracing::info_span!(
             "step",
             task_uuid = %work.request.task_uuid,
             step_uuid = %work.request.step_uuid,
-            namespace = &**namespace,
+            namespace = &*namespace,
             step = work.request.step_name,
             attempt = work.request.attempt,
         )
@@ -87,43 +111,34 @@ async fn process(core: &Core, namespace: &Arc<str>, delivery: Delivery) {
     async {
         let entered = core.ledger.enter(work.key(), delivery);
         note(&work, &entered, redelivered);
-        let _slot;
-        let (running, answer, done) = match entered {
+        let (running, answer, span) = match entered {
             Entered::Joined => return,
-            Entered::Finished(running, answer) => (running, answer, None),
+            Entered::Finished(running, answer) => (running, answer, OpenSpan::nothing()),
+            Entered::New(running) if work.too_early => {
+                (running, Arc::from([Arc::new(settle::postponed(&core, &work))]), OpenSpan::nothing())
+            }
             Entered::New(running) => {
-                _slot = tokio::select! {
-                    biased;
-                    () = core.stopping.cancelled() => return settle::hand_back(running),
-                    () = core.pauses.handing_back(namespace) => return settle::hand_back(running),
-                    slot = core.slots.acquire() => slot,
-                };
-                let execution = execute::execute(core, &work).await;
+                let Some(_slot) = core.slot(&namespace).await else { return settle::hand_back(running) };
+                let execution = execute::execute(&core, &work).await;
                 let request = &work.request;
                 let verdict =
                     decide(execution.outcome, request.attempt, request.max_attempts, &request.retry);
-                let done = trace::span(core, &work, &verdict, execution.timing.started_at);
-                let Some(answer) = settle::answer(core, &work, verdict, &execution.timing) else {
-                    if let Some(done) = done {
-                        done.end();
-                    }
+                let span = trace::span(&core, &work, &verdict, execution.timing.started_at);
+                let Some(answer) = settle::answer(&core, &work, verdict, &execution.timing) else {
                     return settle::hand_back(running);
                 };
                 let answer = running.finished(answer);
-                (running, answer, done)
+                (running, answer, span)
             }
         };
-        settle::settle(core, &work, running, &answer).await;
-        if let Some(done) = done {
-            done.end();
-        }
+        Settlement::new(core.clone(), &work, running, answer, span).publish().await;
     }
     .instrument(span)
     .await;
 }
 
 /// Tells what becomes of a request that came again.
-fn note(work: &Work, entered: &Entered<'_>, redelivered: bool) {
+fn note(work: &Work, entered: &Entered, redelivered: bool) {
     let outcome = match entered {
         Entered::Joined => "joined",
         Entered::Finished(..) => "replayed",

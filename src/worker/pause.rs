@@ -47,6 +47,11 @@ impl Pauses {
         }
     }
 
+    /// Whether requests that were not begun go back.
+    pub(super) fn hands_back(&self, namespace: &str) -> bool {
+        self.0.get(namespace).is_some_and(|flow| *flow.borrow() == Flow::HandBack)
+    }
+
     /// Ends once requests that were not begun go back; never while they do not.
     pub(super) async fn handing_back(&self, namespace: &str) {
         let Some(mut flow) = self.watch(namespace) else { return std::future::pending().await };

@@ -156,9 +156,11 @@ impl RustWorker {
             worker_id,
             registry: self.registry,
             slots: Semaphore::new(self.config.worker.max_concurrent_steps.into()),
-            ledger,
+            ledger: Arc::new(ledger),
             cancellations: Cancellations::default(),
             pauses: Pauses::new(&namespaces),
+            steps: TaskTracker::new(),
+            runtime: runtime::Handle::current(),
             stopping: CancellationToken::new(),
             interrupted: CancellationToken::new(),
             config: self.config,
@@ -172,17 +174,11 @@ impl RustWorker {
             METRICS.consumer_paused.with_label_values(&[namespace]).set(0);
             consumer_states.insert(namespace.clone(), state.subscribe());
         }
-        let (steps, consumers) = (TaskTracker::new(), TaskTracker::new());
+        let consumers = TaskTracker::new();
         let watched = consumer_states.keys().cloned().collect();
         consumers.spawn(backlog::watch(core.clone(), broker.clone(), watched));
-        consumers.spawn(supervise::supervise(
-            core.clone(),
-            broker.clone(),
-            states,
-            steps.clone(),
-            consumers.clone(),
-        ));
-        Ok(RunningWorker { core, broker, owned, steps, consumers, states: consumer_states })
+        consumers.spawn(supervise::supervise(core.clone(), broker.clone(), states, consumers.clone()));
+        Ok(RunningWorker { core, broker, owned, consumers, states: consumer_states })
     }
 
     fn served_namespaces(&self) -> Result<Vec<String>, Error> {

@@ -22,7 +22,6 @@ pub struct RunningWorker {
     pub(super) core: SharedCore,
     pub(super) broker: Arc<dyn Broker>,
     pub(super) owned: bool,
-    pub(super) steps: TaskTracker,
     pub(super) consumers: TaskTracker,
     pub(super) states: BTreeMap<String, watch::Receiver<ConsumerState>>,
 }
@@ -63,9 +62,9 @@ impl RunningWorker {
             "Stopping: finishing the running steps"
         );
         self.core.stopping.cancel();
-        self.steps.close();
+        self.core.steps.close();
         tokio::select! {
-            () = self.steps.wait() => {}
+            () = self.core.steps.wait() => {}
             () = tokio::time::sleep(limit) => {}
             () = immediate.cancelled() => {}
         }
@@ -74,10 +73,10 @@ impl RunningWorker {
         self.consumers.close();
         let settled = async {
             self.consumers.wait().await;
-            self.steps.wait().await;
+            self.core.steps.wait().await;
         };
         if tokio::time::timeout(LAST_SETTLEMENTS, settled).await.is_err() {
-            warn!(steps = self.steps.len(), "Some steps did not stop; the broker hands them out again");
+            warn!(steps = self.core.steps.len(), "Some steps did not stop; the broker hands them out again");
         }
         if self.owned {
             self.broker.close().await;
@@ -106,7 +105,7 @@ impl fmt::Debug for RunningWorker {
         f.debug_struct("RunningWorker")
             .field("worker_id", &self.core.worker_id)
             .field("namespaces", &self.states.keys())
-            .field("running_steps", &self.steps.len())
+            .field("running_steps", &self.core.steps.len())
             .finish()
     }
 }

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tracing::{debug, error, warn};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::{Instrument, Span, debug, error, warn};
 
-use super::Core;
 use super::dispatch::Work;
 use super::execute::Timing;
-use super::ledger::Running;
+use super::ledger::{Answer, Running};
+use super::trace::OpenSpan;
+use super::{Core, SharedCore};
 use crate::broker::topology::{dead_key, result_key, retry_key};
 use crate::broker::{Acker, Disposition, Headers, Message, Properties, PublishError};
 use crate::clock;
@@ -55,28 +57,106 @@ pub(super) fn answer(core: &Core, work: &Work, verdict: Verdict, timing: &Timing
     Some(messages)
 }
 
-/// Publishes an answer, then acks every delivery of its request. A delivery that cannot be settled any more
-/// is the broker's again, and comes back.
-pub(super) async fn settle(core: &Core, work: &Work, running: Running<'_>, answer: &[Arc<Message>]) {
-    for message in answer {
-        // A result counts whoever reports it. A retry would be run beside that of whoever has the request now.
-        let is_retry = message.properties.kind.as_deref() == Some(RETRY);
-        let wanted = || !is_retry || running.is_held();
-        match publish(core, &work.namespace, message, wanted).await {
-            Ok(()) => {}
-            Err(GaveUp::Stale) => {
-                return debug!("The delivery is no longer ours; if it comes back, its answer is ready");
-            }
-            Err(GaveUp::Stopping) => return hand_back(running),
-            Err(GaveUp::Unsendable(problem)) => {
-                error!(problem, "The answer can never be published; the request goes to the dead letters");
-                for delivery in running.leave() {
-                    refuse(delivery, &work.namespace, &problem);
-                }
-                return;
-            }
+/// What is said about one request, message by message, until the broker has all of it. Then every delivery of the
+/// request is acked.
+///
+/// The broker's word is acted upon where it arrives: waiting for it costs no task and no wake-up.
+pub(super) struct Settlement {
+    core: SharedCore,
+    namespace: Arc<str>,
+    running: Running,
+    answer: Answer,
+    /// How many of its messages the broker has.
+    said: usize,
+    /// Before a message that was not confirmed is published again.
+    pause: Duration,
+    published: Instant,
+    span: Span,
+    _open_span: OpenSpan,
+    /// A worker that stops waits for it.
+    _open: TaskTrackerToken,
+}
+
+impl Settlement {
+    pub(super) fn new(
+        core: SharedCore,
+        work: &Work,
+        running: Running,
+        answer: Answer,
+        open: OpenSpan,
+    ) -> Self {
+        Self {
+            namespace: work.namespace.clone(),
+            running,
+            answer,
+            said: 0,
+            pause: FIRST_PAUSE,
+            published: Instant::now(),
+            span: Span::current(),
+            _open_span: open,
+            _open: core.steps.token(),
+            core,
         }
     }
+
+    /// Publishes the next message. What follows, [`heard`](Self::heard) decides.
+    pub(super) async fn publish(mut self) {
+        let message = self.answer[self.said].clone();
+        // A result counts whoever reports it. A retry would be run beside that of whoever has the request now.
+        let is_retry = message.properties.kind.as_deref() == Some(RETRY);
+        if is_retry && !self.running.is_held() {
+            return debug!("The delivery is no longer ours; if it comes back, its answer is ready");
+        }
+        self.published = Instant::now();
+        let core = self.core.clone();
+        core.publisher.submit(message, move |confirmed| self.heard(confirmed)).await;
+    }
+
+    fn heard(mut self, confirmed: Result<(), PublishError>) {
+        let problem = match confirmed {
+            Ok(()) => {
+                if self.core.config.worker.metrics.step_timing_enabled {
+                    let stage = METRICS.stage_seconds.with_label_values(&[&*self.namespace, "confirm"]);
+                    stage.observe(seconds(self.published.elapsed()));
+                }
+                self.said += 1;
+                self.pause = FIRST_PAUSE;
+                return if self.said == self.answer.len() { ack(self.running) } else { self.go_on(None) };
+            }
+            Err(PublishError::Closed) => return hand_back(self.running),
+            Err(problem) => problem,
+        };
+        let span = self.span.clone();
+        let _in_span = span.enter();
+        if let PublishError::Invalid(problem) = problem {
+            error!(problem, "The answer can never be published; the request goes to the dead letters");
+            for delivery in self.running.leave() {
+                refuse(delivery, &self.namespace, &problem);
+            }
+            return;
+        }
+        let pause = self.pause;
+        warn!(%problem, pause_ms = pause.as_millis() as u64, "The broker did not confirm the answer; publishing it again");
+        let longest = Duration::from_millis(self.core.config.worker.retry.publish_max_pause_ms);
+        self.pause = (pause * 2).min(longest);
+        self.go_on(Some(pause));
+    }
+
+    /// Publishes the next message, or the same one after a pause, in a task of its own.
+    fn go_on(self, pause: Option<Duration>) {
+        let (core, span) = (self.core.clone(), self.span.clone());
+        let going_on = async move {
+            let pausing = tokio::time::sleep(pause.unwrap_or_default());
+            match self.core.interrupted.clone().run_until_cancelled(pausing).await {
+                None if pause.is_some() => hand_back(self.running),
+                _ => self.publish().await,
+            }
+        };
+        core.steps.spawn_on(going_on.instrument(span), &core.runtime);
+    }
+}
+
+fn ack(running: Running) {
     for delivery in running.leave() {
         if delivery.settle(Disposition::Ack).is_err() {
             debug!("Answered, but the delivery could not be acked any more; the broker hands it out again");
@@ -84,22 +164,16 @@ pub(super) async fn settle(core: &Core, work: &Work, running: Running<'_>, answe
     }
 }
 
-/// Sends a request that arrived before its time back to the delay queues: a handler asked for a longer
+/// What sends a request that arrived before its time back to the delay queues: a handler asked for a longer
 /// delay than the longest queue has.
-pub(super) async fn postpone(core: &Core, work: &Work, delivery: Acker) {
+pub(super) fn postponed(core: &Core, work: &Work) -> Message {
     let remaining = work
         .request
         .not_before
         .map_or(Duration::ZERO, |at| Duration::try_from(at.duration_since(clock::now())).unwrap_or_default());
     let rung = core.ladder.at_least(remaining);
     let message = outgoing(core, work, core.names.retries(), retry_key(&work.request.namespace, rung));
-    let message = with_body(message, RETRY, work.request.message_id("postponed"), work.body.clone());
-    match publish(core, &work.namespace, &Arc::new(message), || delivery.is_usable()).await {
-        Ok(()) => drop(delivery.settle(Disposition::Ack)),
-        Err(GaveUp::Stale) => {}
-        Err(GaveUp::Stopping) => release(delivery),
-        Err(GaveUp::Unsendable(problem)) => refuse(delivery, &work.namespace, &problem),
-    }
+    with_body(message, RETRY, work.request.message_id("postponed"), work.body.clone())
 }
 
 /// Refuses what is no request: the broker moves it to the dead letters in one step.
@@ -110,13 +184,11 @@ pub(super) fn refuse(acker: Acker, namespace: &str, problem: &str) {
 }
 
 /// Hands a request back for another worker, spending no attempt.
-pub(super) fn hand_back(running: Running<'_>) {
-    running.leave().into_iter().for_each(release);
-}
-
-fn release(delivery: Acker) {
-    // A stale delivery is the broker's already.
-    let _ = delivery.settle(Disposition::Release);
+pub(super) fn hand_back(running: Running) {
+    for delivery in running.leave() {
+        // A stale delivery is the broker's already.
+        let _ = delivery.settle(Disposition::Release);
+    }
 }
 
 /// Replaces a result too large to be sent by the failure to send it.
@@ -275,48 +347,6 @@ fn with_body(mut message: Message, kind: &str, message_id: String, body: Bytes) 
     message.properties.message_id = Some(replayed_message_id(message_id, replays));
     message.body = body;
     message
-}
-
-/// Why nothing was acked.
-enum GaveUp {
-    /// The broker has given the request to somebody else, or will.
-    Stale,
-    /// The worker ends, or its connection is closed, and the broker did not confirm.
-    Stopping,
-    /// The message breaks a limit, today and tomorrow.
-    Unsendable(String),
-}
-
-/// Publishes until the broker confirms, as long as it is `wanted`.
-async fn publish(
-    core: &Core,
-    namespace: &str,
-    message: &Arc<Message>,
-    wanted: impl Fn() -> bool,
-) -> Result<(), GaveUp> {
-    let mut pause = FIRST_PAUSE;
-    while wanted() {
-        let started = Instant::now();
-        let problem = match core.publisher.publish(Arc::clone(message)).await {
-            Ok(()) => {
-                if core.config.worker.metrics.step_timing_enabled {
-                    let labels = [namespace, "confirm"];
-                    METRICS.stage_seconds.with_label_values(&labels).observe(seconds(started.elapsed()));
-                }
-                return Ok(());
-            }
-            Err(PublishError::Invalid(problem)) => return Err(GaveUp::Unsendable(problem)),
-            Err(PublishError::Closed) => return Err(GaveUp::Stopping),
-            Err(problem) => problem,
-        };
-        warn!(%problem, pause_ms = pause.as_millis() as u64, "The broker did not confirm the answer; publishing it again");
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = core.interrupted.cancelled() => return Err(GaveUp::Stopping),
-        }
-        pause = (pause * 2).min(Duration::from_millis(core.config.worker.retry.publish_max_pause_ms));
-    }
-    Err(GaveUp::Stale)
 }
 
 fn count(work: &Work, outcome: &str) {

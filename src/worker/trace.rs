@@ -18,9 +18,28 @@ pub(super) fn place(incoming: Option<&TraceContext>) -> Option<TraceContext> {
     }
 }
 
-/// The span of an execution that came to this verdict. `None` while nobody wants spans.
-pub(super) fn span(core: &Core, work: &Work, verdict: &Verdict, started: Timestamp) -> Option<Span> {
-    let context = work.trace.clone().filter(|context| spans::enabled() && context.sampled)?;
+/// A span that ends when this is dropped.
+pub(super) struct OpenSpan(Option<Box<Span>>);
+
+impl OpenSpan {
+    pub(super) fn nothing() -> Self {
+        Self(None)
+    }
+}
+
+impl Drop for OpenSpan {
+    fn drop(&mut self) {
+        if let Some(span) = self.0.take() {
+            span.end();
+        }
+    }
+}
+
+/// The span of an execution that came to this verdict; it ends with the settlement. Nothing while nobody wants spans.
+pub(super) fn span(core: &Core, work: &Work, verdict: &Verdict, started: Timestamp) -> OpenSpan {
+    let Some(context) = work.trace.clone().filter(|context| spans::enabled() && context.sampled) else {
+        return OpenSpan::nothing();
+    };
     let request = &work.request;
     let queue = core.names.step_queue(&work.namespace);
     let parent = work.requested_by.as_ref().map(|parent| parent.span_id);
@@ -60,5 +79,5 @@ pub(super) fn span(core: &Core, work: &Work, verdict: &Verdict, started: Timesta
         span = span.with("error.type", error.error.error_type.as_str());
         span.failed(error.error.message.as_str());
     }
-    Some(span.with("outcome", outcome))
+    OpenSpan(Some(Box::new(span.with("outcome", outcome))))
 }

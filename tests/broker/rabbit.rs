@@ -370,3 +370,28 @@ async fn a_broadcast_reaches_every_subscription_and_needs_no_ack() {
     })
     .await;
 }
+
+/// The only thread of the runtime that consumes is busy for longer than the broker waits for a sign of life.
+#[tokio::test]
+async fn a_busy_runtime_misses_no_heartbeat() {
+    on_rabbit(async |rabbit| {
+        let config = BrokerConfig { heartbeat_seconds: 1, ..rabbit.config() };
+        let broker = RabbitBroker::connect(&config, "test").unwrap();
+        let queue = rabbit.declared_queue(&broker, "queue").await;
+        broker.publisher().publish(to_queue(&queue, "held")).await.unwrap();
+        let mut subscription = broker.subscribe(Source::Queue(queue.clone()), 1);
+        let held = next(&mut subscription).await;
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(5) {
+            std::hint::spin_loop();
+        }
+        held.acker.settle(Disposition::Ack).unwrap();
+        broker.publisher().publish(to_queue(&queue, "next")).await.unwrap();
+        let second = next(&mut subscription).await;
+        assert_eq!((&second.body[..], second.redelivered), (&b"next"[..], false));
+        second.acker.settle(Disposition::Ack).unwrap();
+        broker.close().await;
+        assert_eq!(rabbit.broker().depth(&queue).await, Ok(Some(0)));
+    })
+    .await;
+}

@@ -136,8 +136,7 @@ impl Wire {
                 let answer = wire.publish(message).await;
                 sleep_ms(wire.world.schedule.latency_ms).await;
                 drop(pending);
-                // Whoever published may have given up.
-                let _ = confirm.send(answer);
+                confirm.answer(answer);
             });
         }
     }

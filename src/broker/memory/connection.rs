@@ -1,14 +1,14 @@
 //! Connections: their state, and what happens to their publishes when they break.
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::state::{ConnectionId, State};
-use crate::broker::{BrokerError, BrokerStatus, PublishError, PublishJob};
+use crate::broker::{BrokerError, BrokerStatus, Confirm, PublishError, PublishJob};
 
-/// What a publish is answered with, and whom.
-pub(super) type Answer = (oneshot::Sender<Result<(), PublishError>>, Result<(), PublishError>);
+/// Who is told what about a publish.
+pub(super) type Answer = (Confirm, Result<(), PublishError>);
 
 /// One client's connection.
 #[derive(Debug)]

@@ -111,8 +111,7 @@ async fn publish(
             status.mark_unchanged();
             let done = server.with(|state, now| state.publish_batch(id, &mut batch, &mut answers, now));
             for (confirm, answer) in answers.drain(..) {
-                // Nobody waits for it any more: the message is stored all the same.
-                let _ = confirm.send(answer);
+                confirm.answer(answer);
             }
             if done || status.changed().await.is_err() {
                 break;

@@ -9,14 +9,10 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::broker::PublishError;
+use crate::broker::{Confirm, PublishError};
 use crate::ops::metrics::METRICS;
-
-/// Whom to tell.
-pub(super) type Answer = oneshot::Sender<Result<(), PublishError>>;
 
 /// What the broker said about one published message.
 #[derive(Debug)]
@@ -55,7 +51,7 @@ struct Pending {
     message_id: String,
     deadline: Instant,
     /// Gone once answered that the time is up.
-    answer: Option<Answer>,
+    answer: Option<Confirm>,
 }
 
 /// Confirmed, but perhaps returned.
@@ -81,7 +77,7 @@ impl Confirms {
     }
 
     /// Takes note of a message, and returns its number.
-    pub(super) fn published(&mut self, message_id: String, answer: Answer, now: Instant) -> u64 {
+    pub(super) fn published(&mut self, message_id: String, answer: Confirm, now: Instant) -> u64 {
         let number = self.next;
         self.next += 1;
         let deadline = now + self.timeout;
@@ -199,8 +195,8 @@ impl Confirms {
     }
 }
 
-/// Tells whoever published the message, if anybody still waits.
-pub(super) fn reply(answer: Answer, result: Result<(), PublishError>) {
+/// Tells whoever published the message.
+pub(super) fn reply(answer: Confirm, result: Result<(), PublishError>) {
     if let Err(error) = &result {
         let reason = match error {
             PublishError::Unroutable { .. } => "unroutable",
@@ -211,11 +207,13 @@ pub(super) fn reply(answer: Answer, result: Result<(), PublishError>) {
         };
         METRICS.publish_failures.with_label_values(&[reason]).inc();
     }
-    let _ = answer.send(result);
+    answer.answer(result);
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
     use super::*;
 
     type Asked = oneshot::Receiver<Result<(), PublishError>>;
@@ -224,7 +222,7 @@ mod tests {
 
     fn publish(confirms: &mut Confirms, message_id: &str, now: Instant) -> Asked {
         let (answer, asked) = oneshot::channel();
-        confirms.published(message_id.to_owned(), answer, now);
+        confirms.published(message_id.to_owned(), Confirm::new(move |said| drop(answer.send(said))), now);
         asked
     }
 

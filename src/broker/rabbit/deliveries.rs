@@ -110,8 +110,8 @@ impl Deliveries {
             self.settlements.unsettled.insert(delivery.delivery_tag);
         }
         let delivery = Delivery {
-            exchange: delivery.exchange.to_string(),
-            routing_key: delivery.routing_key.to_string(),
+            exchange: delivery.exchange.as_str().to_owned(),
+            routing_key: delivery.routing_key.as_str().to_owned(),
             redelivered: delivery.redelivered,
             properties: incoming(&delivery.properties),
             body: Bytes::from(delivery.data),

@@ -1,9 +1,12 @@
 //! RabbitMQ.
 //!
-//! All input and output runs on a thread of its own, so that busy handlers cannot starve heartbeats. Two
-//! connections, each kept up by a keeper (`connection`): one on which every subscription's supervisor
+//! Two connections, each kept up by a keeper (`connection`): one on which every subscription's supervisor
 //! (`consume`, `deliveries`) has its channel, and one on which a single task publishes (`publish`, `window`,
 //! `confirms`). No other folder names the client library.
+//!
+//! The connections and their heartbeats run on threads of their own, so that busy handlers cannot starve them.
+//! Supervisors and publishing run in the caller's runtime, beside the steps: each time a message changes from one
+//! runtime's threads to another's, waking them costs more than all else that is done for it.
 
 mod address;
 mod confirms;
@@ -25,6 +28,7 @@ use std::time::Duration;
 
 use tokio::runtime::{self, Handle};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -50,7 +54,10 @@ const OPERATION_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct RabbitBroker {
     shared: Arc<Shared>,
+    /// Where the connections are.
     runtime: Handle,
+    /// Where messages are handled.
+    work: Handle,
     consuming: Link,
     publishing: Link,
     jobs: mpsc::Sender<PublishJob>,
@@ -75,6 +82,7 @@ struct Shared {
 
 impl RabbitBroker {
     /// Checks the settings and returns at once; connecting goes on in the background, for as long as it takes.
+    /// Called in a runtime, it publishes and consumes there.
     /// `connection_name` is shown in the broker's management pages.
     ///
     /// # Errors
@@ -86,6 +94,7 @@ impl RabbitBroker {
             .build()
             .map_err(|error| BrokerError::Invalid(format!("cannot start the broker's runtime: {error}")))?;
         let handle = runtime.handle().clone();
+        let work = Handle::try_current().unwrap_or_else(|_| handle.clone());
         let (jobs, waiting) = mpsc::channel(shared.publish_window);
         let keeper = |purpose| {
             let _in_its_runtime = handle.enter();
@@ -95,6 +104,7 @@ impl RabbitBroker {
         let (publisher, publishing) = keeper(Purpose::Publish);
         let lane = Lane { shared: shared.clone(), link: publishing.clone(), jobs: waiting };
         let of_thread = shared.clone();
+        let lane = work.spawn(lane.run());
         std::thread::Builder::new()
             .name("rabbitmq".to_owned())
             .spawn(move || {
@@ -102,7 +112,7 @@ impl RabbitBroker {
                 runtime.shutdown_background();
             })
             .map_err(|error| BrokerError::Invalid(format!("cannot start the broker's thread: {error}")))?;
-        Ok(Self { shared, runtime: handle, consuming, publishing, jobs })
+        Ok(Self { shared, runtime: handle, work, consuming, publishing, jobs })
     }
 
     /// Runs `operation` where the connections live, as soon as there is one.
@@ -148,7 +158,7 @@ impl Broker for RabbitBroker {
             state,
             cancel: cancel.clone(),
         };
-        self.runtime.spawn(self.shared.consumers.track_future(supervisor.run()));
+        self.work.spawn(self.shared.consumers.track_future(supervisor.run()));
         Subscription::new(receiver, watched, cancel)
     }
 
@@ -234,12 +244,11 @@ impl Shared {
 }
 
 /// Everything that runs for one broker, subscriptions aside.
-async fn run(shared: &Shared, consumer: Keeper, publisher: Keeper, lane: Lane) {
+async fn run(shared: &Shared, consumer: Keeper, publisher: Keeper, lane: JoinHandle<()>) {
     let _closed = shared.closed.clone().drop_guard();
     let (stop_consuming, stop_publishing) = (consumer.closing.clone(), publisher.closing.clone());
     let consumer = tokio::spawn(consumer.run());
     let publisher = tokio::spawn(publisher.run());
-    let lane = tokio::spawn(lane.run());
     shared.closing.cancelled().await;
 
     // Consumers first, so that nothing new arrives; the publisher last, so that what is done gets out.

@@ -103,11 +103,11 @@ fn table(headers: &Headers) -> Result<FieldTable, String> {
 /// The properties of a message from the broker. Headers that are neither text nor a whole number, such as
 /// death records, are left out.
 pub(super) fn incoming(properties: &BasicProperties) -> Properties {
-    let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
+    let text = |value: &Option<ShortString>| value.as_ref().map(|text| text.as_str().to_owned());
     let mut headers = Headers::default();
     for (name, value) in properties.headers().iter().flatten() {
         if let Some(value) = header(value) {
-            headers.set(name.to_string(), value);
+            headers.set(name.as_str().to_owned(), value);
         }
     }
     last_death(properties, &mut headers);
@@ -139,7 +139,7 @@ fn last_death(properties: &BasicProperties, headers: &mut Headers) {
 fn header(value: &AMQPValue) -> Option<HeaderValue> {
     Some(HeaderValue::Integer(match value {
         AMQPValue::LongString(text) => return Some(HeaderValue::Text(text.to_string())),
-        AMQPValue::ShortString(text) => return Some(HeaderValue::Text(text.to_string())),
+        AMQPValue::ShortString(text) => return Some(HeaderValue::Text(text.as_str().to_owned())),
         AMQPValue::Boolean(flag) => i64::from(*flag),
         AMQPValue::ShortShortInt(number) => i64::from(*number),
         AMQPValue::ShortShortUInt(number) => i64::from(*number),

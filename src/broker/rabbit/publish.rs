@@ -120,6 +120,8 @@ impl Lane {
             let refusing = patience.is_some_and(|until| until <= Instant::now());
             let room = patience.is_none() && window.confirms.in_flight() < self.shared.publish_window;
             tokio::select! {
+                // What is confirmed is taken first: where this task was kept waiting, it is not overdue.
+                biased;
                 () = self.shared.closing.cancelled() => return End::Closing,
                 confirmed = window.publishing.select_next_some(), if !window.publishing.is_empty() => {
                     if let Err(failure) = window.take(confirmed) {

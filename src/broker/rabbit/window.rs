@@ -14,11 +14,11 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{Channel, Confirmation};
 use tokio::time::{self, Instant};
 
-use super::confirms::{Answer, Confirmed, Confirms, Returned};
+use super::confirms::{Confirmed, Confirms, Returned};
 use super::failure::Failure;
 use super::link::Up;
 use super::properties::Outgoing;
-use crate::broker::PublishError;
+use crate::broker::{Confirm, PublishError};
 
 /// What a frame holds beside headers: the other properties, each of at most 255 bytes, and the frame itself.
 const PROPERTY_BYTES: usize = 2_048;
@@ -79,7 +79,7 @@ impl Window {
         self.refused && self.opened.elapsed() >= REPLACED_AFTER
     }
 
-    pub(super) fn publish(&mut self, outgoing: Outgoing, answer: Answer) {
+    pub(super) fn publish(&mut self, outgoing: Outgoing, answer: Confirm) {
         let Outgoing { exchange, routing_key, message_id, properties, body } = outgoing;
         let number = self.confirms.published(message_id.to_string(), answer, Instant::now());
         let channel = self.channel.clone();

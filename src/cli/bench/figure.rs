@@ -1,9 +1,11 @@
 //! What was measured, and how it is shown.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 
 /// Where a figure has to end up.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Goal {
     AtLeast(f64),
@@ -28,7 +30,7 @@ impl Goal {
 }
 
 /// The median of several values, the smallest and the largest.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Spread {
     pub(super) median: f64,
     pub(super) min: f64,
@@ -55,14 +57,26 @@ pub(super) fn percentile(values: &[f64], share: f64) -> f64 {
     sorted.get(index.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
+/// Where and when something was measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Origin {
+    pub(super) version: String,
+    pub(super) broker: String,
+    pub(super) machine: String,
+    /// When the bench was started, to the minute.
+    pub(super) started: String,
+    /// Fewer and smaller rounds.
+    pub(super) quick: bool,
+}
+
 /// One figure: ours, and the bare twin's where there is one, from the same rounds.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Figure {
-    pub(super) workload: &'static str,
+    pub(super) workload: Cow<'static, str>,
     pub(super) case: String,
     /// Where on a line of growth it stands.
     pub(super) at: Option<f64>,
-    pub(super) unit: &'static str,
+    pub(super) unit: Cow<'static, str>,
     pub(super) ours: Spread,
     pub(super) bare: Option<Spread>,
     /// Ours / bare, within each round.
@@ -72,6 +86,8 @@ pub(super) struct Figure {
     pub(super) runs: usize,
     /// Runs that other processes disturbed, but for which there was no better one.
     pub(super) disturbed: usize,
+    /// Known once the bench is over.
+    pub(super) origin: Option<Origin>,
 }
 
 impl Figure {
@@ -88,17 +104,24 @@ impl Figure {
         let bare: Vec<f64> = rounds.iter().filter_map(|round| round.1).collect();
         let ratios: Vec<f64> = rounds.iter().filter_map(|round| Some(round.0 / round.1?)).collect();
         Some(Self {
-            workload,
+            workload: workload.into(),
             case: case.into(),
             at: None,
-            unit,
+            unit: unit.into(),
             ours: Spread::of(&ours)?,
             bare: Spread::of(&bare),
             ratio: Spread::of(&ratios),
             goal,
             runs: rounds.len(),
             disturbed: 0,
+            origin: None,
         })
+    }
+
+    /// Whether both are figures of the same thing.
+    pub(super) fn replaces(&self, other: &Self) -> bool {
+        (&self.workload, &self.case, self.at, &self.unit)
+            == (&other.workload, &other.case, other.at, &other.unit)
     }
 
     fn judged(&self) -> f64 {
@@ -120,7 +143,7 @@ impl Figure {
                 Goal::AtLeast(value) => ("≥", value),
                 Goal::AtMost(value) => ("≤", value),
             };
-            let unit = if self.ratio.is_some() { "" } else { self.unit };
+            let unit = if self.ratio.is_some() { "" } else { &self.unit };
             let met = if goal.met(self.judged()) { "met" } else { "missed" };
             format!("{sign} {} {unit}: {met}", short(value)).replace(" :", ":")
         });
@@ -130,9 +153,9 @@ impl Figure {
             format!("{} ({} disturbed)", self.runs, self.disturbed)
         };
         [
-            self.workload.to_owned(),
+            self.workload.to_string(),
             self.at.map_or_else(|| self.case.clone(), |at| format!("{}: {at}", self.case)),
-            self.unit.to_owned(),
+            self.unit.to_string(),
             spread(Some(self.ours)),
             spread(self.bare),
             spread(self.ratio),

@@ -162,6 +162,9 @@ pub(super) async fn one_at_a_time(bench: &Bench) -> Answer<Vec<Figure>> {
     let running = [orchestrator, worker, twin.pid()];
     let mut figures = Vec::new();
     for (workflow, (title, .., depth)) in WORKFLOWS.into_iter().enumerate().take(bench.scaled(4, 1)) {
+        if !bench.wants(title) {
+            continue;
+        }
         product.warm_up(|| task(workflow)).await?;
         site.caller.chain(&namespace, 50, 1_024).await?;
         let tasks = bench.scaled(200, 60);
@@ -215,6 +218,9 @@ pub(super) struct Load {
 pub(super) async fn at_once(bench: &Bench) -> Answer<Vec<Figure>> {
     let mut figures = Vec::new();
     for (tasks, case) in [(1_000_i64, "1,000 linear tasks"), (10_000, "10,000 linear tasks")] {
+        if !bench.wants(case) {
+            continue;
+        }
         let rounds = bench
             .rounds(&format!("W5 {case}"), bench.rounds, false, async |_| {
                 let folder = Folder::new()?;

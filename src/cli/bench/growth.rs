@@ -15,23 +15,31 @@ use super::rounds::Bench;
 use super::steps::{backlog, paced};
 
 pub(super) async fn growth(bench: &Bench) -> Answer<Vec<Figure>> {
-    let mut figures = store(bench).await?;
-    figures.extend(fan_out(bench).await?);
+    let mut figures = Vec::new();
+    if bench.wants("tasks in the store") {
+        figures.extend(store(bench).await?);
+    }
+    if bench.wants("fan-out") {
+        figures.extend(fan_out(bench).await?);
+    }
     for bytes in [1_000, 10_000, 100_000, 1_000_000] {
-        let rounds = paced(bench, &format!("W6 requests of {bytes} bytes"), 20, 100, bytes, 3).await?;
-        let numbers = rounds.numbers(|run| percentile(&run.value, 0.5));
-        figures.extend(at(Figure::new("W6", "p50, bytes per request", "ms", &numbers, None), bytes as f64));
+        let case = "p50, bytes per request";
+        if bench.wants(case) {
+            let rounds = paced(bench, &format!("W6 requests of {bytes} bytes"), 20, 100, bytes, 3).await?;
+            let numbers = rounds.numbers(|run| percentile(&run.value, 0.5));
+            figures.extend(at(Figure::new("W6", case, "ms", &numbers, None), bytes as f64));
+        }
     }
     for namespaces in [1, 10, 50, 200] {
         const STEPS: u64 = 20_000;
-        let kind = bench.config.broker.queue_kind;
-        let rounds =
-            backlog(bench, &format!("{namespaces} namespaces"), 3, kind, namespaces, 100, STEPS).await?;
-        let numbers = rounds.numbers(|run| STEPS as f64 / run.value.seconds);
-        figures.extend(at(
-            Figure::new("W6", "throughput, namespaces", "steps/s", &numbers, None),
-            namespaces as f64,
-        ));
+        let case = "throughput, namespaces";
+        if bench.wants(case) {
+            let kind = bench.config.broker.queue_kind;
+            let rounds =
+                backlog(bench, &format!("{namespaces} namespaces"), 3, kind, namespaces, 100, STEPS).await?;
+            let numbers = rounds.numbers(|run| STEPS as f64 / run.value.seconds);
+            figures.extend(at(Figure::new("W6", case, "steps/s", &numbers, None), namespaces as f64));
+        }
     }
     Ok(figures)
 }

@@ -26,7 +26,7 @@ use tasker_worker_rust::{Config, Error};
 
 use super::output::Table;
 use super::{Answer as Exit, Output, output};
-use figure::{COLUMNS, Figure};
+use figure::{COLUMNS, Figure, Origin};
 use job::Job;
 use rounds::Bench;
 
@@ -55,6 +55,9 @@ enum Workload {
 pub(super) struct Arguments {
     /// The workloads [default: all].
     workloads: Vec<Workload>,
+    /// Only the cases with this in their names, such as "quorum, 1 namespaces" or "1,000 at once"; may be repeated.
+    #[arg(long, value_name = "TEXT")]
+    only: Vec<String>,
     /// W1, W2 and W4 in half a minute; exits with 1 when a ratio is worse than half its goal.
     #[arg(long)]
     quick: bool,
@@ -64,7 +67,8 @@ pub(super) struct Arguments {
     /// How far the store grows in W6; a million tasks take 10 GB and a quarter of an hour.
     #[arg(long, default_value_t = 100_000)]
     stored_tasks: u32,
-    /// Writes results.json, the plots and the tables into this directory of documents, too.
+    /// Writes results.json, the plots and the tables into this directory of documents, too. What it holds of other
+    /// workloads and cases stays, so that a long bench can be run in pieces.
     #[arg(long, value_name = "DIRECTORY")]
     write: Option<PathBuf>,
     /// What a process started by the bench does.
@@ -82,9 +86,11 @@ impl Arguments {
     }
 
     fn measure(&self, config: Config, settings: Vec<String>, output: Output) -> Answer<Exit> {
-        let bench = Bench::new(config, settings, self.quick, self.rounds as usize, self.stored_tasks)?;
-        let (started, wanted) = (jiff::Timestamp::now(), self.workloads());
-        let figures = super::block_on(async {
+        let mut bench = Bench::new(config, settings, self.quick, self.rounds as usize, self.stored_tasks)?;
+        bench.only.clone_from(&self.only);
+        let started: String = jiff::Timestamp::now().to_string().chars().take(16).collect();
+        let wanted = self.workloads();
+        let mut figures = super::block_on(async {
             let mut figures = Vec::new();
             for workload in &wanted {
                 figures.extend(match workload {
@@ -99,22 +105,24 @@ impl Arguments {
             }
             Answer::Ok(figures)
         })?;
-        let results = json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "started_at": started,
-            "took_seconds": jiff::Timestamp::now().duration_since(started).as_secs(),
-            "machine": machine::description(),
-            "broker": bench.broker_version(),
-            "quick": self.quick,
-            "disturbed_above_cores": machine::DISTURBED,
-            "figures": figures,
-        });
+        if figures.is_empty() {
+            return Err(format!("no case has {:?} in its name", bench.only.join("\", \"")).into());
+        }
+        let origin = Origin {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            broker: bench.broker_version(),
+            machine: machine::description(),
+            started,
+            quick: self.quick,
+        };
+        figures.iter_mut().for_each(|figure| figure.origin = Some(origin.clone()));
         match output {
-            Output::Json => output::json(&results),
+            Output::Json => output::json(&json!({ "figures": figures })),
             Output::Text => print(&figures),
         }
         if let Some(directory) = &self.write {
-            documents::write(directory, &results, &figures)?;
+            let everything = self.workloads.is_empty() && self.only.is_empty() && !self.quick;
+            documents::write(directory, &figures, everything)?;
         }
         let far_off = self.quick && figures.iter().any(Figure::missed_by_half);
         Ok(if far_off { Exit::No } else { Exit::Yes })

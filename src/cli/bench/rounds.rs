@@ -24,6 +24,8 @@ pub(super) struct Bench {
     pub(super) settings: Vec<String>,
     pub(super) quick: bool,
     pub(super) rounds: usize,
+    /// Parts of the names of the cases that are wanted; none for all.
+    pub(super) only: Vec<String>,
     /// How far the store grows in W6.
     pub(super) stored_tasks: u32,
     pub(super) machine: Machine,
@@ -84,7 +86,12 @@ impl Bench {
         let local = matches!(place.0.as_str(), "127.0.0.1" | "localhost" | "::1");
         let machine = Machine::new(local.then_some(place.1));
         let rounds = if quick { rounds.min(3) } else { rounds };
-        Ok(Self { config, settings, quick, rounds, stored_tasks, machine, place })
+        Ok(Self { config, settings, quick, rounds, only: Vec::new(), stored_tasks, machine, place })
+    }
+
+    /// Whether a case is wanted.
+    pub(super) fn wants(&self, case: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|part| case.contains(part))
     }
 
     pub(super) fn url(&self) -> &str {

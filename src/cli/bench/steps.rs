@@ -22,6 +22,9 @@ pub(super) async fn throughput(bench: &Bench) -> Answer<Vec<Figure>> {
     {
         for prefetch in bench.scaled([100, 250].as_slice(), &[100]) {
             let case = format!("{kind_name}, {namespaces} namespaces, prefetch {prefetch}");
+            if !bench.wants(&case) {
+                continue;
+            }
             let steps = if namespaces == 1 { bench.scaled(50_000, 10_000) } else { 20_000 };
             let rounds = backlog(bench, &case, bench.rounds, kind, namespaces, *prefetch, steps).await?;
             let goal = if *prefetch >= 250 { 0.95 } else { 0.90 };
@@ -83,6 +86,9 @@ pub(super) async fn latency(bench: &Bench) -> Answer<Vec<Figure>> {
     for pace in paces {
         let count = u64::from(pace * bench.scaled(5, 2));
         let case = format!("{pace} steps/s");
+        if !bench.wants(&case) {
+            continue;
+        }
         let rounds =
             paced(bench, &format!("W2 {case}"), *pace, count, REQUEST, bench.rounds.max(bench.scaled(7, 1)))
                 .await?;
@@ -127,6 +133,9 @@ pub(super) async fn concurrency(bench: &Bench) -> Answer<Vec<Figure>> {
     let mut figures = Vec::new();
     for (prefetch, memory) in [(100, Some(30.0)), (1_000, Some(60.0)), (5_000, None)] {
         let case = format!("10,000 steps of 100 ms, {prefetch} at once");
+        if !bench.wants(&case) {
+            continue;
+        }
         let ideal = (STEPS / u64::from(prefetch)) as f64 * SLEEP_MS as f64 / 1e3;
         let mut site = bench.site(bench.config.broker.queue_kind, 1).await?;
         site.caller.pause().await?;

@@ -25,7 +25,7 @@ pub(super) fn bars(title: &str, figures: &[&Figure]) -> String {
             }
         }
     }
-    let unit = figures.first().map_or("", |figure| figure.unit);
+    let unit = figures.first().map_or("", |figure| &*figure.unit);
     document(&format!("{title} ({unit})"), 52.0 + figures.len() as f64 * ROW, &body)
 }
 
@@ -47,7 +47,7 @@ pub(super) fn lines(title: &str, figures: &[&Figure]) -> String {
     for (index, name) in names.iter().enumerate() {
         let series: Vec<&Figure> = figures.iter().filter(|figure| figure.case == *name).copied().collect();
         let (x, y) = ((index % 2) as f64 * panel_width, 36.0 + (index / 2) as f64 * panel_height);
-        let unit = series.first().map_or("", |figure| figure.unit);
+        let unit = series.first().map_or("", |figure| &*figure.unit);
         body.push_str(&text(x + 40.0, y + 14.0, "start", &format!("{name} ({unit})")));
         body.push_str(&panel(&series, x + 40.0, y + 24.0, panel_width - 80.0, panel_height - 64.0));
     }

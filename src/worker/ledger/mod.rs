@@ -55,13 +55,13 @@ struct Inner {
 }
 
 /// What a delivery is to the ledger.
-pub(super) enum Entered<'a> {
+pub(super) enum Entered {
     /// Its step runs already, and will settle it too.
     Joined,
     /// Its step has finished before: the answer is to be given again.
-    Finished(Running<'a>, Answer),
+    Finished(Running, Answer),
     /// Not known.
-    New(Running<'a>),
+    New(Running),
 }
 
 impl Ledger {
@@ -89,7 +89,7 @@ impl Ledger {
     }
 
     /// Registers a delivery. While its step runs, later deliveries of the same request join it.
-    pub(super) fn enter(&self, key: Key, delivery: Acker) -> Entered<'_> {
+    pub(super) fn enter(self: &Arc<Self>, key: Key, delivery: Acker) -> Entered {
         let mut inner = self.lock();
         if let Some(deliveries) = inner.running.get_mut(&key) {
             // What a lost connection made stale cannot be settled any more.
@@ -98,7 +98,7 @@ impl Ledger {
             return Entered::Joined;
         }
         inner.running.insert(key, vec![delivery]);
-        let running = Running { ledger: self, key };
+        let running = Running { ledger: self.clone(), key };
         match inner.answers.get(&key) {
             Some(answer) => Entered::Finished(running, answer.clone()),
             None => Entered::New(running),
@@ -178,12 +178,12 @@ fn size(answer: &[Arc<Message>]) -> usize {
 }
 
 /// A request while it is worked on. Dropped, it gives its deliveries back to the broker.
-pub(super) struct Running<'a> {
-    ledger: &'a Ledger,
+pub(super) struct Running {
+    ledger: Arc<Ledger>,
     key: Key,
 }
 
-impl Running<'_> {
+impl Running {
     /// Keeps the answer for deliveries that come after this one is settled.
     pub(super) fn finished(&self, answer: Vec<Message>) -> Answer {
         let answer: Answer = answer.into_iter().map(Arc::new).collect();
@@ -211,7 +211,7 @@ impl Running<'_> {
     }
 }
 
-impl Drop for Running<'_> {
+impl Drop for Running {
     fn drop(&mut self) {
         // Without the lock: unsettled deliveries settle themselves.
         drop(self.take());

@@ -122,3 +122,30 @@ pub(crate) async fn a_closed_broker_answers_that_it_is_closed(broker: Arc<dyn Br
     let mut late = consume(&*broker, names.step_queue("orders"), 1);
     assert!(within("the end", late.recv()).await.is_none());
 }
+
+pub(crate) async fn every_submitted_message_is_heard_of_once_whatever_becomes_of_the_broker(
+    broker: Arc<dyn Broker>,
+    names: Names,
+) {
+    const SENT: usize = 300;
+    declare(&*broker, &names).await;
+    let publisher = broker.publisher();
+    let (hear, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    for n in 0..SENT {
+        let hear = hear.clone();
+        let message = message(names.steps(), "orders", &n.to_string());
+        publisher.submit(message, move |result| hear.send((n, result)).expect("the test listens")).await;
+        if n == SENT / 2 {
+            within("an answer", heard.recv()).await.expect("a sender is held").1.expect("it is confirmed");
+            within("closing", broker.close()).await;
+        }
+    }
+    drop(hear);
+    let (mut count, mut refused) = (1, 0);
+    while let Some((_, result)) = within("the end", heard.recv()).await {
+        count += 1;
+        refused += usize::from(result == Err(PublishError::Closed));
+    }
+    assert_eq!(count, SENT, "each is heard of once");
+    assert!(refused >= SENT - SENT / 2 - 1, "{refused} were told of the end");
+}

@@ -49,6 +49,7 @@ macro_rules! conformance {
                     a_dropped_subscription_gives_back_what_nobody_read,
                     a_subscription_tells_where_it_stands,
                     a_closed_broker_answers_that_it_is_closed,
+                    every_submitted_message_is_heard_of_once_whatever_becomes_of_the_broker,
                 ]
                 dead_letters: [
                     a_rejected_message_is_parked_and_reported,
