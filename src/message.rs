@@ -6,10 +6,12 @@
 
 mod wire;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::{self, DeserializeOwned, MapAccess, SeqAccess};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -133,11 +135,25 @@ impl<'de> Deserialize<'de> for Json {
     }
 }
 
+impl JsonSchema for Json {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Json".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        true.into()
+    }
+}
+
 /// Asks a worker to run one attempt of one step.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "wire::Request")]
 pub struct StepExecutionRequest {
-    /// See [`PROTOCOL_VERSION`].
+    /// The version of the contract: [`PROTOCOL_VERSION`].
     pub protocol_version: u32,
     /// The task this step belongs to.
     pub task_uuid: Uuid,
@@ -227,7 +243,7 @@ pub fn replayed_message_id(message_id: String, replays: u32) -> String {
 }
 
 /// The handler a template names for a step, and its settings.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HandlerSpec {
     /// The handler's name, in any of the spellings templates use.
     #[serde(default)]
@@ -238,7 +254,7 @@ pub struct HandlerSpec {
 }
 
 /// One earlier step and what it returned.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StepOutput {
     /// The step's name.
     pub step_name: String,
@@ -247,9 +263,9 @@ pub struct StepOutput {
 }
 
 /// What became of one attempt.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StepExecutionResult {
-    /// See [`PROTOCOL_VERSION`].
+    /// The version of the contract: [`PROTOCOL_VERSION`].
     #[serde(default = "current_version")]
     pub protocol_version: u32,
     /// The task.
@@ -297,7 +313,7 @@ impl StepExecutionResult {
 }
 
 /// How an attempt ended for good. A retried attempt has no result: its retry message reports it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ResultStatus {
     /// The handler returned a value.
@@ -321,11 +337,11 @@ impl ResultStatus {
 }
 
 /// Why a step failed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema, JsonSchema)]
 pub struct StepExecutionError {
     /// What happened, in a sentence.
     pub message: String,
-    /// One of [`ErrorType`]'s names when written by this worker.
+    /// One of the names of [`ErrorType`] when written by this worker.
     #[serde(default = "unexpected")]
     pub error_type: String,
     /// The handler's own stable code.
@@ -341,7 +357,7 @@ pub struct StepExecutionError {
 }
 
 /// The closed list of error types this worker writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ErrorType {
     /// The handler said: try again.
     RetryableError,
@@ -374,7 +390,7 @@ impl fmt::Display for ErrorType {
 }
 
 /// Where, when and how dearly an attempt ran.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ExecutionMetadata {
     /// When the attempt ended.
     #[serde(default)]

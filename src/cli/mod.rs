@@ -16,6 +16,9 @@ mod bench;
 mod dead_letters;
 mod demo;
 mod health;
+mod manual;
+mod messages;
+mod new;
 mod output;
 mod pause;
 mod serve;
@@ -102,6 +105,20 @@ enum Command {
     Bench(bench::Arguments),
     /// Show which steps have a handler, and which of the templates' steps lack one.
     Handlers,
+    /// Write a crate with one handler, its template, a test, a Dockerfile and values for the Helm chart.
+    New(new::New),
+    /// Print the documents that describe the messages, for programs in other languages.
+    #[command(subcommand)]
+    Messages(messages::Command),
+    /// Print the completions of a shell.
+    ///
+    /// bash: source <(tasker-worker-rust completions bash), in ~/.bashrc
+    /// zsh:  to a file _tasker-worker-rust in a directory of $fpath
+    /// fish: to ~/.config/fish/completions/tasker-worker-rust.fish
+    #[command(verbatim_doc_comment)]
+    Completions(manual::Completions),
+    /// Print the manual page, or write one for every command into a directory.
+    Man(manual::Man),
 }
 
 /// Where the orchestrator's API is.
@@ -177,6 +194,10 @@ fn run(arguments: &Arguments) -> Result<Answer, Error> {
         Command::Health(health) => block_on(health.run(output)),
         Command::Bench(bench) => bench.run(load(Program::Worker)?, arguments.repeated(), output),
         Command::Handlers => templates::handlers(load(Program::Worker)?, output),
+        Command::New(new) => new.run(output),
+        Command::Messages(command) => Ok(command.run()),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(man) => man.run(),
     }
 }
 

@@ -7,5 +7,6 @@ mod examples;
 mod handlers;
 mod messages;
 mod properties;
+mod schemas;
 mod steps;
 mod values;
