@@ -71,7 +71,8 @@ fn describe_request(read: &mut Value) {
     }
 }
 
-/// Descriptions for readers without Rust: their first paragraph, on one line, without links.
+/// For readers without Rust: the range of a number instead of its type, and of a description the first
+/// paragraph, on one line and without links.
 fn plain(value: Value) -> Value {
     match value {
         Value::Array(values) => values.into_iter().map(plain).collect(),
@@ -80,6 +81,12 @@ fn plain(value: Value) -> Value {
                 Value::String(text) if key == "description" => {
                     let text = text.split("\n\n").next().unwrap_or_default();
                     (key, text.replace('\n', " ").replace("[`", "`").replace("`]", "`").into())
+                }
+                Value::String(kind) if key == "format" && kind == "uint32" => {
+                    ("maximum".to_owned(), u32::MAX.into())
+                }
+                Value::String(kind) if key == "format" && kind == "uint64" => {
+                    ("maximum".to_owned(), u64::MAX.into())
                 }
                 value => (key, plain(value)),
             };

@@ -36,7 +36,8 @@ impl New {
         let library = match &self.library {
             None => format!("{:?}", env!("CARGO_PKG_VERSION")),
             Some(path) => {
-                let path = path.canonicalize().map_err(|source| Error::File { path: path.clone(), source })?;
+                let path =
+                    path.canonicalize().map_err(|source| Error::File { path: path.clone(), source })?;
                 format!("{{ path = {:?} }}", path.display())
             }
         };
@@ -50,7 +51,9 @@ impl New {
         }
         let directory = self.directory.display();
         match output {
-            Output::Json => output::json(&json!({ "directory": directory.to_string(), "files": FILES.map(|(file, _)| file) })),
+            Output::Json => output::json(
+                &json!({ "directory": directory.to_string(), "files": FILES.map(|(file, _)| file) }),
+            ),
             Output::Text => {
                 println!("{directory} is ready. What comes next:");
                 println!("  cd {directory}");

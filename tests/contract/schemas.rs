@@ -42,7 +42,9 @@ fn the_asyncapi_document_is_valid() {
     let document = asyncapi();
     let mistakes: Vec<_> = specification.iter_errors(&document).map(|mistake| mistake.to_string()).collect();
     assert!(mistakes.is_empty(), "{mistakes:#?}");
-    for broken in ["/channels/requests/bindings/amqp/exchange/type", "/operations/sendResult/action", "/info/title"] {
+    for broken in
+        ["/channels/requests/bindings/amqp/exchange/type", "/operations/sendResult/action", "/info/title"]
+    {
         let mut document = document.clone();
         *document.pointer_mut(broken).unwrap() = json!(7);
         assert!(!specification.is_valid(&document), "a number at {broken} is taken");
@@ -72,7 +74,8 @@ fn its_channels_are_the_exchanges_of_the_topology_but_the_alternate_one() {
     let wanted: BTreeSet<_> = topology.exchanges.iter().map(|exchange| exchange.name.clone()).collect();
     let document = asyncapi();
     let channels = document["channels"].as_object().unwrap().values();
-    let exchange = |channel: &Value| channel["bindings"]["amqp"]["exchange"]["name"].as_str().unwrap().to_owned();
+    let exchange =
+        |channel: &Value| channel["bindings"]["amqp"]["exchange"]["name"].as_str().unwrap().to_owned();
     let mut described: BTreeSet<_> = channels.map(exchange).collect();
     described.insert(names.unroutable());
     assert_eq!(described, wanted);
@@ -118,7 +121,9 @@ fn schema(name: &str) -> Validator {
 /// The places of all values in a message.
 fn places(value: &Value, place: &str) -> Vec<String> {
     let below: Vec<_> = match value {
-        Value::Object(entries) => entries.iter().map(|(key, value)| (format!("{place}/{key}"), value)).collect(),
+        Value::Object(entries) => {
+            entries.iter().map(|(key, value)| (format!("{place}/{key}"), value)).collect()
+        }
         Value::Array(items) => {
             items.iter().enumerate().map(|(index, value)| (format!("{place}/{index}"), value)).collect()
         }
@@ -146,18 +151,35 @@ fn a_message_fits_its_schema_and_without_a_field_only_if_the_code_takes_it() {
 #[test]
 fn what_fits_the_schema_is_taken() {
     let strange = [
-        json!(null), json!(true), json!(-1), json!(0), json!(1.5), json!(u64::MAX), json!(""), json!("a.b"),
-        json!("2026-03-01"), json!([]), json!({}), json!("x".repeat(65)), json!("x".repeat(256)),
+        json!(null),
+        json!(true),
+        json!(-1),
+        json!(0),
+        json!(1.5),
+        json!(u64::MAX),
+        json!(1e30),
+        json!(""),
+        json!("a.b"),
+        json!("2026-03-01"),
+        json!([]),
+        json!({}),
+        json!("x".repeat(65)),
+        json!("x".repeat(256)),
     ];
     let (mut fitting, mut refused) = (0, 0);
     for (name, message, reads) in messages() {
         let schema = schema(name);
-        for (place, value) in places(&message, "").iter().flat_map(|place| strange.iter().map(move |v| (place, v))) {
+        for (place, value) in
+            places(&message, "").iter().flat_map(|place| strange.iter().map(move |v| (place, v)))
+        {
             let mut changed = message.clone();
             *changed.pointer_mut(place).unwrap() = value.clone();
             if schema.is_valid(&changed) {
                 fitting += 1;
-                assert!(reads(changed.to_string().as_bytes()), "{name} with {value} at {place} fits and is refused");
+                assert!(
+                    reads(changed.to_string().as_bytes()),
+                    "{name} with {value} at {place} fits and is refused"
+                );
             } else {
                 refused += 1;
             }
