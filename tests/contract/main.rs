@@ -6,6 +6,7 @@ mod docs;
 mod examples;
 mod handlers;
 mod messages;
+mod places;
 mod properties;
 mod schemas;
 mod steps;

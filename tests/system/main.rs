@@ -15,5 +15,6 @@ mod scale;
 mod store;
 mod support;
 mod system;
+mod tutorial;
 mod worker;
 mod workflows;
