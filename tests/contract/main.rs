@@ -8,6 +8,7 @@ mod handlers;
 mod messages;
 mod places;
 mod properties;
+mod public_api;
 mod schemas;
 mod steps;
 mod values;

@@ -158,3 +158,30 @@ fn plain(shown: &str) -> String {
         .map(|word| if is_placeholder(&word) { "01234567-89ab-cdef-0123-456789abcdef" } else { word });
     words.collect::<Vec<_>>().join(" ")
 }
+
+#[test]
+fn the_package_has_what_its_readme_links_to_and_nothing_else_than_sources_and_documents() {
+    let list = Command::new(env!("CARGO"))
+        .args(["package", "--list", "--allow-dirty", "--offline"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(list.status.success(), "{}", String::from_utf8_lossy(&list.stderr));
+    let list = String::from_utf8(list.stdout).unwrap();
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let linked = readme.split("/latest/source/").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+    for file in linked.chain([
+        "src/lib.rs",
+        "src/cli/new/Cargo.toml.in",
+        "migrations/0001_tasks.sql",
+        "benches/twin.rs",
+    ]) {
+        assert!(list.lines().any(|line| line == file), "{file} is not in the package");
+    }
+    for line in list.lines() {
+        let known = ["rs", "in", "md", "toml", "yaml", "sql", "json", "svg", "txt", "lock"];
+        let extension = line.rsplit_once('.').map_or("", |(_, extension)| extension);
+        let other = ["LICENSE", "src/cli/new/Dockerfile", ".cargo_vcs_info.json", "Cargo.toml.orig"];
+        assert!(known.contains(&extension) || other.contains(&line), "{line} is in the package");
+    }
+}

@@ -15,6 +15,7 @@ mod scale;
 mod store;
 mod support;
 mod system;
+mod terminal;
 mod tutorial;
 mod worker;
 mod workflows;
