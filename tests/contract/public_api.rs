@@ -61,7 +61,7 @@ fn public(mut item: Item, folder: &Path) -> Option<Item> {
             (&mut item.attrs, is_public(&item.vis))
         }
         Item::Fn(item) => {
-            item.block = Box::new(nothing());
+            *item.block = nothing();
             (&mut item.attrs, is_public(&item.vis))
         }
         Item::Impl(item) => {
@@ -78,8 +78,9 @@ fn public(mut item: Item, folder: &Path) -> Option<Item> {
                 None => module(&folder.join(&name).join("mod.rs"), &folder.join(&name)),
                 Some((_, items)) => items.iter().filter_map(|item| public(item.clone(), folder)).collect(),
             };
-            let test = item.attrs.iter().any(|attribute| attribute.path().is_ident("cfg"));
-            let shown = !inside.is_empty() && !(test && name == "tests");
+            let test_module =
+                name == "tests" && item.attrs.iter().any(|attribute| attribute.path().is_ident("cfg"));
+            let shown = !inside.is_empty() && !test_module;
             item.content = Some((Default::default(), inside));
             item.semi = None;
             (&mut item.attrs, shown)

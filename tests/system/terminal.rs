@@ -2,6 +2,8 @@
 
 use std::process::{Command, Stdio};
 
+use tasker_worker_rust::config::variable;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tasker-worker-rust");
 
 /// What is shown on a terminal of 80 columns, escape sequences included.
@@ -10,10 +12,7 @@ fn on_a_terminal(arguments: &str, environment: &[(&str, &str)]) -> String {
     let mut script = Command::new("script");
     script.args(["-qec", &format!("stty cols 80 rows 50; exec {PROGRAM} {arguments}"), "/dev/null"]);
     script.current_dir(directory.path()).env_clear().stdin(Stdio::null());
-    script
-        .env("PATH", std::env::var("PATH").unwrap())
-        .env("TERM", "xterm-256color")
-        .env("SHELL", "/bin/bash");
+    script.env("PATH", variable("PATH").unwrap()).env("TERM", "xterm-256color").env("SHELL", "/bin/bash");
     let output = script.envs(environment.iter().copied()).output().expect("util-linux has `script`");
     String::from_utf8(output.stdout).unwrap()
 }

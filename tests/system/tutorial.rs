@@ -49,10 +49,8 @@ impl Shell {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let api = format!("http://127.0.0.1:{port}");
         let programs = Path::new(PROGRAM).parent().unwrap().display();
-        let path = std::env::var("PATH").unwrap();
         let mut shell = Command::new("bash")
             .current_dir(directory.path())
-            .env("PATH", format!("{programs}:{path}"))
             .env("RABBITMQ_URL", config.broker.urls[0].expose())
             .env("TASKER__BROKER__PREFIX", &config.broker.prefix)
             .env("TASKER__ORCHESTRATOR__LISTEN_ADDRESS", format!("127.0.0.1:{port}"))
@@ -73,7 +71,7 @@ impl Shell {
             }
         });
         let mut input = shell.stdin.take().unwrap();
-        writeln!(input, "exec 2>&1; trap 'kill $(jobs -p)' EXIT").unwrap();
+        writeln!(input, "exec 2>&1; trap 'kill $(jobs -p)' EXIT; PATH={programs}:$PATH").unwrap();
         Self { directory, config, api, shell, input, lines }
     }
 
