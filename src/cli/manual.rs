@@ -18,9 +18,12 @@ impl Completions {
     pub(super) fn run(&self) -> Result<Answer, Error> {
         let mut command = Arguments::command();
         let name = command.get_name().to_owned();
+        // What is generated for Bash loses track of a program with hyphens in its name.
+        let plain = if self.shell == Shell::Bash { name.replace('-', "_") } else { name.clone() };
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut command, name, &mut script);
-        print!("{}", String::from_utf8_lossy(&script));
+        clap_complete::generate(self.shell, &mut command, &plain, &mut script);
+        let script = String::from_utf8_lossy(&script);
+        print!("{}", script.replace(&format!("default {plain}\n"), &format!("default {name}\n")));
         Ok(Answer::Yes)
     }
 }

@@ -107,7 +107,7 @@ fn completions_and_manual_pages_know_every_command() {
         assert!(std::fs::read_to_string(&page).unwrap().contains(".SH SYNOPSIS"), "{page:?}");
     }
     let complete = "source <($PROGRAM completions bash); COMP_WORDS=(tasker-worker-rust dead-letters re); COMP_CWORD=2
-        function=$(complete -p tasker-worker-rust | grep -o '_[a-z_-]*rust '); $function '' re dead-letters; echo ${COMPREPLY[@]}";
+        function=$(complete -p tasker-worker-rust | grep -o '_[a-z_-]*rust '); $function tasker-worker-rust re dead-letters; echo ${COMPREPLY[@]}";
     let completed = Command::new("bash").args(["-c", complete]).env("PROGRAM", PROGRAM).output().unwrap();
     assert_eq!(String::from_utf8(completed.stdout).unwrap().trim(), "replay");
 }
