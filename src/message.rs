@@ -4,17 +4,15 @@
 //! retry (which *is* the next attempt's request), or with a dead letter (the request as it came, and the
 //! reason in headers). Integers are exact up to 2^53 as JSON numbers; larger ones travel as decimal strings.
 
+mod json;
 mod wire;
 
-use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
 
 use jiff::Timestamp;
-use schemars::{JsonSchema, Schema, SchemaGenerator};
+use schemars::JsonSchema;
 use serde::de::{self, DeserializeOwned, MapAccess, SeqAccess};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::value::RawValue;
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -23,6 +21,7 @@ pub use crate::control::ControlMessage;
 use crate::error::sentence;
 use crate::retry::RetryPolicy;
 use crate::template::BatchConfig;
+pub use json::Json;
 
 /// The version of the message contract this build speaks. Fields may be added under the same version.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -54,99 +53,6 @@ pub mod header {
     pub const REPLAYS: &str = "tasker-replays";
     /// W3C trace context.
     pub const TRACEPARENT: &str = "traceparent";
-}
-
-/// A JSON value kept as its text: forwarded byte for byte, parsed only by whoever looks inside.
-#[derive(Clone)]
-pub struct Json(Arc<RawValue>);
-
-impl Json {
-    /// The value's JSON text.
-    pub fn get(&self) -> &str {
-        self.0.get()
-    }
-
-    /// Encodes any serialisable value.
-    ///
-    /// # Errors
-    /// When the value has no JSON form, such as a map with non-string keys.
-    pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
-        serde_json::value::to_raw_value(value).map(Self::from)
-    }
-
-    /// Reads the value as `T`.
-    ///
-    /// # Errors
-    /// When the text does not fit `T`.
-    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_str(self.get())
-    }
-
-    /// The value `null`.
-    pub fn null() -> Self {
-        Self::from(RawValue::NULL.to_owned())
-    }
-
-    /// The empty object.
-    pub fn empty_object() -> Self {
-        Self::from(RawValue::from_string("{}".to_owned()).expect("an empty object is JSON"))
-    }
-}
-
-impl From<Box<RawValue>> for Json {
-    fn from(raw: Box<RawValue>) -> Self {
-        Self(Arc::from(raw))
-    }
-}
-
-impl From<serde_json::Value> for Json {
-    fn from(value: serde_json::Value) -> Self {
-        Self::encode(&value).expect("a JSON value encodes")
-    }
-}
-
-impl PartialEq for Json {
-    fn eq(&self, other: &Self) -> bool {
-        self.get() == other.get()
-    }
-}
-
-impl fmt::Debug for Json {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.get())
-    }
-}
-
-impl Default for Json {
-    fn default() -> Self {
-        Self::null()
-    }
-}
-
-impl Serialize for Json {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Json {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Box::<RawValue>::deserialize(deserializer).map(Self::from)
-    }
-}
-
-impl JsonSchema for Json {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "Json".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        true.into()
-    }
 }
 
 /// Asks a worker to run one attempt of one step.

@@ -37,12 +37,16 @@ use tasker_worker_rust::{Config, Error};
 
 use self::pause::Order;
 
+/// What whoever has never used it does first.
+const BEGIN: &str =
+    "Begin with `tasker-worker-rust demo`, or `tasker-worker-rust new my-worker` for a crate of your own.";
+
 /// Runs workflow steps written in Rust from RabbitMQ.
 ///
 /// Exit codes: 0 done, 1 the answer is no (a task failed, something is missing), 64 wrong arguments or
 /// settings, 69 broker, orchestrator or store cannot be reached, 70 a bug, 75 not finished in the given time.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, arg_required_else_help = true)]
+#[command(version, max_term_width = 100, arg_required_else_help = true, after_help = BEGIN)]
 struct Arguments {
     /// The settings file [default: TASKER_CONFIG, or config/worker.toml or config/orchestrator.toml where present].
     #[arg(long, global = true, value_name = "FILE")]
@@ -87,7 +91,7 @@ enum Command {
     Drain(pause::Targets),
     /// Have workers take requests again.
     Resume(pause::Targets),
-    /// Check and draw task templates.
+    /// Check, convert and draw task templates.
     #[command(subcommand)]
     Template(templates::Command),
     /// Create or check the broker's queues and exchanges.

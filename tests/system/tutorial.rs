@@ -16,6 +16,8 @@ use crate::support::{Kind, delete, settings};
 
 /// A crate may have to be compiled in it.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// What is looked at again and again has to be so by then.
+const LOOKS: Duration = Duration::from_secs(60);
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tasker-worker-rust");
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -95,7 +97,7 @@ impl Shell {
     fn shows(&mut self, command: &str, wanted: &[&str]) {
         let only_looks = ["tasker-worker-rust health", "tasker-worker-rust status"];
         let only_looks = only_looks.iter().any(|start| command.starts_with(start));
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LOOKS;
         loop {
             let printed = self.run(command);
             let mut lines = printed.lines();
