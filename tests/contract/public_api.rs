@@ -42,14 +42,22 @@ fn the_public_api_is_the_one_that_is_written_down() {
 fn module(file: &Path, folder: &Path) -> Vec<Item> {
     let text = fs::read_to_string(file).unwrap();
     let items = syn::parse_file(&text).unwrap().items;
-    items.into_iter().filter_map(|item| public(item, folder)).collect()
+    items.into_iter().flat_map(|item| seen(item, folder)).collect()
 }
 
 fn is_public(visibility: &Visibility) -> bool {
     matches!(visibility, Visibility::Public(_))
 }
 
-/// The item as others see it; `None` where they do not.
+/// The item as others see it. What a private module has is exported by the module it is in.
+fn seen(item: Item, folder: &Path) -> Vec<Item> {
+    match public(item, folder) {
+        Some(Item::Mod(item)) if !is_public(&item.vis) => item.content.unwrap().1,
+        other => other.into_iter().collect(),
+    }
+}
+
+/// `None` for what others do not see.
 fn public(mut item: Item, folder: &Path) -> Option<Item> {
     let (attributes, visible) = match &mut item {
         Item::Const(item) => (&mut item.attrs, is_public(&item.vis)),
@@ -76,7 +84,7 @@ fn public(mut item: Item, folder: &Path) -> Option<Item> {
             let inside = match &item.content {
                 None if file.exists() => module(&file, &folder.join(&name)),
                 None => module(&folder.join(&name).join("mod.rs"), &folder.join(&name)),
-                Some((_, items)) => items.iter().filter_map(|item| public(item.clone(), folder)).collect(),
+                Some((_, items)) => items.iter().flat_map(|item| seen(item.clone(), folder)).collect(),
             };
             let test_module =
                 name == "tests" && item.attrs.iter().any(|attribute| attribute.path().is_ident("cfg"));
@@ -91,7 +99,15 @@ fn public(mut item: Item, folder: &Path) -> Option<Item> {
                 fields.named =
                     fields.named.clone().into_iter().filter(|field| is_public(&field.vis)).collect();
             }
-            item.fields.iter_mut().for_each(|field| told(&mut field.attrs));
+            for field in &mut item.fields {
+                told(&mut field.attrs);
+                if !is_public(&field.vis) {
+                    field.ty = syn::Type::Infer(syn::TypeInfer {
+                        attrs: Vec::new(),
+                        underscore_token: Default::default(),
+                    });
+                }
+            }
             (&mut item.attrs, is_public(&item.vis))
         }
         Item::Trait(item) => {
