@@ -4,6 +4,8 @@ use std::process::{Command, Stdio};
 
 use tasker_worker_rust::config::variable;
 
+use crate::support::coverage;
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tasker-worker-rust");
 
 /// What is shown on a terminal of 80 columns, escape sequences included.
@@ -11,7 +13,7 @@ fn on_a_terminal(arguments: &str, environment: &[(&str, &str)]) -> String {
     let directory = tempfile::tempdir().unwrap();
     let mut script = Command::new("script");
     script.args(["-qec", &format!("stty cols 80 rows 50; exec {PROGRAM} {arguments}"), "/dev/null"]);
-    script.current_dir(directory.path()).env_clear().stdin(Stdio::null());
+    script.current_dir(directory.path()).env_clear().envs(coverage()).stdin(Stdio::null());
     script.env("PATH", variable("PATH").unwrap()).env("TERM", "xterm-256color").env("SHELL", "/bin/bash");
     let output = script.envs(environment.iter().copied()).output().expect("util-linux has `script`");
     String::from_utf8(output.stdout).unwrap()
@@ -20,7 +22,12 @@ fn on_a_terminal(arguments: &str, environment: &[(&str, &str)]) -> String {
 fn in_a_pipe(arguments: &[&str]) -> String {
     let directory = tempfile::tempdir().unwrap();
     let mut program = Command::new(PROGRAM);
-    program.args(arguments).current_dir(directory.path()).env_clear().env("TERM", "xterm-256color");
+    program
+        .args(arguments)
+        .current_dir(directory.path())
+        .env_clear()
+        .envs(coverage())
+        .env("TERM", "xterm-256color");
     let output = program.output().unwrap();
     String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
 }
