@@ -49,6 +49,10 @@ test: ## run every test, the RabbitMQ ones too (starts a private broker if RABBI
 	cargo build --tests --examples
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} scripts/with-rabbitmq cargo test
 
+.PHONY: coverage
+coverage: ## run every test with line coverage; fails below 90 % of all lines, names files below 75 %
+	scripts/with-rabbitmq scripts/coverage
+
 .PHONY: fuzz
 fuzz: ## a million mutated inputs to every decoder, and a million through a running worker
 	FUZZ_CASES=$${FUZZ_CASES:-1000000} FUZZ_MESSAGES=$${FUZZ_MESSAGES:-1000000} \
@@ -117,6 +121,11 @@ test-generations: ## the RabbitMQ tests on other generations of it (needs Debian
 	    env -u RABBITMQ_URL RABBITMQ_ROOT=$$root scripts/with-rabbitmq cargo test --test $$test rabbit; \
 	  done; \
 	done
+
+.PHONY: package
+package: ## build the crate as it would be published
+	cargo package --quiet
+	@ls -sh target/package/*.crate
 
 .PHONY: fmt
 fmt: ## format the code

@@ -1,11 +1,13 @@
 //! What the handler of a batchable step returns, and what the instances of its batch worker are given.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// One part of a batchable step's work, from `start` up to but not including `end`. What the two are is agreed
 /// between the two handlers: numbers, keys, dates.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Batch")]
 pub struct Batch<C = Value> {
     /// Tells the batches of one step apart: `001`, `002`, …
     #[serde(rename = "batch_id")]
@@ -48,12 +50,12 @@ pub struct Batch<C = Value> {
 ///
 /// A handler that has more to tell returns a struct of its own with a field of this type and
 /// `#[serde(flatten)]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Batches {
     batch_processing_outcome: Division,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Division {
     NoBatches,

@@ -1,12 +1,13 @@
 //! What workers are told while they run.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::message::decode;
 
 /// What every worker is told through the control exchange.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum ControlMessage {
     /// Stop the task's running steps and do not start its queued ones.

@@ -1,5 +1,6 @@
 //! What the handler of a decision step returns.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which of the steps behind a decision are created. Those it does not name never exist, nor does what waits
@@ -27,12 +28,12 @@ use serde::{Deserialize, Serialize};
 ///
 /// A handler that has more to tell returns a struct of its own with a field of this type and
 /// `#[serde(flatten)]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Decision {
     decision_point_outcome: Branches,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Branches {
     NoBranches,

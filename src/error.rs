@@ -54,6 +54,14 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A file that cannot be written.
+    #[error("cannot write {path}: {source}", path = path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The orchestrator's API, as a client sees it.
     #[error("{0}")]
     Api(String),
@@ -74,7 +82,8 @@ impl Error {
     /// caller must change, 69 for what cannot be reached, 71 for what the system did not give.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Templates(_) | Self::MissingHandlers(_) | Self::File { .. } => 64,
+            Self::Config(_) | Self::Templates(_) | Self::MissingHandlers(_) => 64,
+            Self::File { .. } | Self::Write { .. } => 64,
             Self::Broker(BrokerError::Invalid(_)) => 64,
             Self::Refused { status: 400..500, .. } => 1,
             Self::System { .. } => 71,

@@ -4,15 +4,15 @@
 //! retry (which *is* the next attempt's request), or with a dead letter (the request as it came, and the
 //! reason in headers). Integers are exact up to 2^53 as JSON numbers; larger ones travel as decimal strings.
 
+mod json;
 mod wire;
 
 use std::fmt;
-use std::sync::Arc;
 
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::de::{self, DeserializeOwned, MapAccess, SeqAccess};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::value::RawValue;
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -21,6 +21,7 @@ pub use crate::control::ControlMessage;
 use crate::error::sentence;
 use crate::retry::RetryPolicy;
 use crate::template::BatchConfig;
+pub use json::Json;
 
 /// The version of the message contract this build speaks. Fields may be added under the same version.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -56,90 +57,11 @@ pub mod header {
     pub const TRACESTATE: &str = "tracestate";
 }
 
-/// A JSON value kept as its text: forwarded byte for byte, parsed only by whoever looks inside.
-#[derive(Clone)]
-pub struct Json(Arc<Box<RawValue>>);
-
-impl Json {
-    /// The value's JSON text.
-    pub fn get(&self) -> &str {
-        self.0.get()
-    }
-
-    /// Encodes any serialisable value.
-    ///
-    /// # Errors
-    /// When the value has no JSON form, such as a map with non-string keys.
-    pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
-        serde_json::value::to_raw_value(value).map(Self::from)
-    }
-
-    /// Reads the value as `T`.
-    ///
-    /// # Errors
-    /// When the text does not fit `T`.
-    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_str(self.get())
-    }
-
-    /// The value `null`.
-    pub fn null() -> Self {
-        Self::from(RawValue::NULL.to_owned())
-    }
-
-    /// The empty object.
-    pub fn empty_object() -> Self {
-        Self::from(RawValue::from_string("{}".to_owned()).expect("an empty object is JSON"))
-    }
-}
-
-impl From<Box<RawValue>> for Json {
-    fn from(raw: Box<RawValue>) -> Self {
-        Self(Arc::new(raw))
-    }
-}
-
-impl From<serde_json::Value> for Json {
-    fn from(value: serde_json::Value) -> Self {
-        Self::encode(&value).expect("a JSON value encodes")
-    }
-}
-
-impl PartialEq for Json {
-    fn eq(&self, other: &Self) -> bool {
-        self.get() == other.get()
-    }
-}
-
-impl fmt::Debug for Json {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.get())
-    }
-}
-
-impl Default for Json {
-    fn default() -> Self {
-        Self::null()
-    }
-}
-
-impl Serialize for Json {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Json {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Box::<RawValue>::deserialize(deserializer).map(Self::from)
-    }
-}
-
 /// Asks a worker to run one attempt of one step.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "wire::Request")]
 pub struct StepExecutionRequest {
-    /// See [`PROTOCOL_VERSION`].
+    /// The version of the contract: [`PROTOCOL_VERSION`].
     pub protocol_version: u32,
     /// The task this step belongs to.
     pub task_uuid: Uuid,
@@ -229,7 +151,7 @@ pub fn replayed_message_id(message_id: String, replays: u32) -> String {
 }
 
 /// The handler a template names for a step, and its settings.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HandlerSpec {
     /// The handler's name, in any of the spellings templates use.
     #[serde(default)]
@@ -240,7 +162,7 @@ pub struct HandlerSpec {
 }
 
 /// One earlier step and what it returned.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StepOutput {
     /// The step's name.
     pub step_name: String,
@@ -249,9 +171,9 @@ pub struct StepOutput {
 }
 
 /// What became of one attempt.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StepExecutionResult {
-    /// See [`PROTOCOL_VERSION`].
+    /// The version of the contract: [`PROTOCOL_VERSION`].
     #[serde(default = "current_version")]
     pub protocol_version: u32,
     /// The task.
@@ -299,7 +221,7 @@ impl StepExecutionResult {
 }
 
 /// How an attempt ended for good. A retried attempt has no result: its retry message reports it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ResultStatus {
     /// The handler returned a value.
@@ -323,11 +245,11 @@ impl ResultStatus {
 }
 
 /// Why a step failed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema, JsonSchema)]
 pub struct StepExecutionError {
     /// What happened, in a sentence.
     pub message: String,
-    /// One of [`ErrorType`]'s names when written by this worker.
+    /// One of the names of [`ErrorType`] when written by this worker.
     #[serde(default = "unexpected")]
     pub error_type: String,
     /// The handler's own stable code.
@@ -343,7 +265,7 @@ pub struct StepExecutionError {
 }
 
 /// The closed list of error types this worker writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum ErrorType {
     /// The handler said: try again.
     RetryableError,
@@ -376,7 +298,7 @@ impl fmt::Display for ErrorType {
 }
 
 /// Where, when and how dearly an attempt ran.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ExecutionMetadata {
     /// When the attempt ended.
     #[serde(default)]

@@ -15,6 +15,7 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm/tasker-worker-rust"
 TESTS = ROOT / "helm/tests"
+PROJECT = ROOT / "src/cli/new"
 TOOLS = pathlib.Path(sys.argv[1]).resolve()
 HELMS = ("helm3", "helm4")
 KUBERNETES = [f"1.{minor}" for minor in range(28, 38)]
@@ -62,7 +63,7 @@ def find(value, path):
 
 def check_examples():
     rendered = {}
-    for values in sorted((CHART / "ci").glob("*-values.yaml")):
+    for values in [*sorted((CHART / "ci").glob("*-values.yaml")), PROJECT / "values.yaml"]:
         for helm in HELMS:
             run(TOOLS / "bin" / helm, "lint", "--strict", CHART, "-f", values)
             code, objects, said = template(helm, values.read_text())
@@ -179,7 +180,7 @@ def check_rules(rendered):
 
 def check_files():
     venv = TOOLS / "venv/bin"
-    run(venv / "hadolint", ROOT / "Dockerfile")
+    run(venv / "hadolint", ROOT / "Dockerfile", PROJECT / "Dockerfile")
     scripts = [path for path in sorted((ROOT / "scripts").iterdir()) if path.read_text().startswith("#!/usr/bin/env bash")]
     run(venv / "shellcheck", "--severity=warning", *scripts)
     run(venv / "python", "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", ROOT / "docker-compose.yml")

@@ -16,6 +16,9 @@ use tasker_worker_rust::{Config, Error, RustWorker, ops, template, workflows};
 use super::output::{self, Table, brief, took};
 use super::{Answer, Output};
 
+/// So much of an answer keeps the table within 80 columns.
+const ANSWER: usize = 36;
+
 /// A task of the demo.
 struct Showcase {
     title: &'static str,
@@ -76,7 +79,7 @@ fn showcases() -> Vec<Showcase> {
             answer: ("process_payment", "amount_charged"),
         },
         Showcase {
-            title: "order, card declined",
+            title: "order, declined",
             namespace: "order_fulfillment",
             name: "business_workflow",
             context: order("tok_declined"),
@@ -215,7 +218,7 @@ fn report(rows: &[Row], output: Output) {
             row.task.status.clone(),
             format!("{done}/{}", row.steps.len()),
             took(row.took_ms()),
-            format!("{} {}", row.showcase.answer.1, brief(&row.answer(), 60)),
+            brief(&format!("{} {}", row.showcase.answer.1, brief(&row.answer(), ANSWER)).into(), ANSWER),
         ]);
     }
     table.print();

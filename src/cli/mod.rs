@@ -16,6 +16,9 @@ mod bench;
 mod dead_letters;
 mod demo;
 mod health;
+mod manual;
+mod messages;
+mod new;
 mod output;
 mod pause;
 mod serve;
@@ -36,12 +39,16 @@ use tasker_worker_rust::{Config, Error};
 
 use self::pause::Order;
 
+/// What whoever has never used it does first.
+const BEGIN: &str =
+    "Begin with `tasker-worker-rust demo`, or `tasker-worker-rust new my-worker` for a crate of your own.";
+
 /// Runs workflow steps written in Rust from RabbitMQ.
 ///
 /// Exit codes: 0 done, 1 the answer is no (a task failed, something is missing), 64 wrong arguments or
 /// settings, 69 broker, orchestrator or store cannot be reached, 70 a bug, 75 not finished in the given time.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, arg_required_else_help = true)]
+#[command(version, max_term_width = 100, arg_required_else_help = true, after_help = BEGIN)]
 struct Arguments {
     /// The settings file [default: TASKER_CONFIG, or config/worker.toml or config/orchestrator.toml where present].
     #[arg(long, global = true, value_name = "FILE")]
@@ -86,7 +93,7 @@ enum Command {
     Drain(pause::Targets),
     /// Have workers take requests again.
     Resume(pause::Targets),
-    /// Check and draw task templates.
+    /// Check, convert and draw task templates.
     #[command(subcommand)]
     Template(templates::Command),
     /// Create or check the broker's queues and exchanges.
@@ -107,6 +114,20 @@ enum Command {
     Bench(bench::Arguments),
     /// Show which steps have a handler, and which of the templates' steps lack one.
     Handlers,
+    /// Write a crate with one handler, its template, a test, a Dockerfile and values for the Helm chart.
+    New(new::New),
+    /// Print the documents that describe the messages, for programs in other languages.
+    #[command(subcommand)]
+    Messages(messages::Command),
+    /// Print the completions of a shell.
+    ///
+    /// bash: source <(tasker-worker-rust completions bash), in ~/.bashrc
+    /// zsh:  to a file _tasker-worker-rust in a directory of $fpath
+    /// fish: to ~/.config/fish/completions/tasker-worker-rust.fish
+    #[command(verbatim_doc_comment)]
+    Completions(manual::Completions),
+    /// Print the manual page, or write one for every command into a directory.
+    Man(manual::Man),
 }
 
 /// Where the orchestrator's API is.
@@ -195,6 +216,10 @@ fn run(arguments: &Arguments) -> Result<Answer, Error> {
         Command::Health(health) => block_on(health.run(output)),
         Command::Bench(bench) => bench.run(load(Program::Worker)?, arguments.repeated(), output),
         Command::Handlers => templates::handlers(load(Program::Worker)?, output),
+        Command::New(new) => new.run(output),
+        Command::Messages(command) => Ok(command.run()),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(man) => man.run(),
     }
 }
 

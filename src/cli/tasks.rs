@@ -24,7 +24,7 @@ const BARS: usize = 30;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Submit {
-    /// The template, as NAMESPACE/NAME.
+    /// The template, such as linear_workflow/mathematical_sequence.
     #[arg(value_name = "NAMESPACE/NAME")]
     template: String,
     /// The template's version [default: the latest].
@@ -42,7 +42,7 @@ pub(super) struct Submit {
     /// Two submissions with the same key are one task.
     #[arg(long, value_name = "KEY")]
     idempotency_key: Option<String>,
-    /// Tasks with a higher priority have their steps sent first.
+    /// From -100 to 100: tasks with a higher priority have their steps sent first.
     #[arg(long, allow_negative_numbers = true)]
     priority: Option<i32>,
     /// A word to find the task by; may be given several times.

@@ -143,6 +143,12 @@ pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+/// Whether a terminal is to show colours: see <https://no-color.org>.
+pub(crate) fn wants_colour() -> bool {
+    let refuses = variable("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !refuses && variable("TERM").is_none_or(|terminal| terminal != "dumb")
+}
+
 // Each line: type, default, rule. A setting's text is its documentation and its comment in the files.
 settings! {
     /// `[worker]`

@@ -2,21 +2,28 @@
 
 use super::*;
 
-#[derive(Deserialize)]
+/// Its schema is today's spelling.
+#[derive(Deserialize, JsonSchema)]
 pub(super) struct Request {
     #[serde(default = "current_version")]
+    #[schemars(range(max = PROTOCOL_VERSION))]
     protocol_version: u32,
     task_uuid: Uuid,
     step_uuid: Uuid,
+    #[schemars(regex(pattern = "^[A-Za-z0-9_-]{1,64}$"))]
     namespace: String,
     #[serde(default)]
     task_name: String,
     #[serde(default)]
     task_version: String,
+    #[schemars(length(min = 1))]
     step_name: String,
     handler: Option<HandlerSpec>,
+    #[schemars(skip)]
     handler_class: Option<String>,
+    #[schemars(skip)]
     handler_config: Option<Json>,
+    #[schemars(range(min = 1))]
     attempt: Option<u32>,
     max_attempts: Option<u32>,
     timeout_ms: Option<u64>,
@@ -24,7 +31,9 @@ pub(super) struct Request {
     #[serde(default = "Json::empty_object", alias = "task_context")]
     task_data: Json,
     #[serde(default, alias = "previous_results", deserialize_with = "outputs")]
+    #[schemars(with = "Option<Vec<StepOutput>>")]
     sequence_data: Vec<StepOutput>,
+    #[schemars(length(max = CORRELATION_ID_BYTES))]
     correlation_id: Option<String>,
     created_at: Option<Timestamp>,
     previous_error: Option<StepExecutionError>,
@@ -32,6 +41,7 @@ pub(super) struct Request {
     not_before: Option<Timestamp>,
     batch_config: Option<BatchConfig>,
     batch: Option<Batch>,
+    #[schemars(skip)]
     metadata: Option<Metadata>,
 }
 

@@ -15,7 +15,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::spans;
 use crate::Error;
-use crate::config::{LogConfig, LogFormat, log_filter};
+use crate::config::{LogConfig, LogFormat, log_filter, wants_colour};
 
 /// Sends the process's log to its standard error. A program that has set up its own log before keeps it.
 ///
@@ -29,7 +29,7 @@ pub fn init(settings: &LogConfig) -> Result<(), Error> {
 }
 
 /// A log of its own, for tests and for programs that combine logs. `terminal` is what
-/// [`LogFormat::Auto`] goes by, and whether text is coloured.
+/// [`LogFormat::Auto`] goes by, and whether text is coloured, unless the environment wants no colours.
 ///
 /// # Errors
 /// [`Error::Config`] for a level that is no filter.
@@ -56,7 +56,8 @@ where
     Ok(if json {
         Box::new(registry.with(JsonLines { writer }))
     } else {
-        Box::new(registry.with(tracing_subscriber::fmt::layer().with_ansi(terminal).with_writer(writer)))
+        let lines = tracing_subscriber::fmt::layer().with_ansi(terminal && wants_colour());
+        Box::new(registry.with(lines.with_writer(writer)))
     })
 }
 

@@ -93,7 +93,7 @@ impl StepKind {
 }
 
 /// How a batchable step's work is divided.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct BatchConfig {
     /// Items per batch.
@@ -102,7 +102,7 @@ pub struct BatchConfig {
     pub parallelism: u32,
     /// The item's field that cursors count by.
     pub cursor_field: String,
-    /// The batch worker whose instances do the work; `None`: the step's result names it.
+    /// The batch worker whose instances do the work; where absent, the step's result names it.
     pub worker_template: Option<String>,
     /// What a failed instance means for the others.
     pub failure_strategy: FailureStrategy,

@@ -76,6 +76,7 @@ impl Site {
             .arg(command)
             .current_dir(&self.directory)
             .env_clear()
+            .envs(Some("LLVM_PROFILE_FILE").zip(tasker_worker_rust::config::variable("LLVM_PROFILE_FILE")))
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         process.envs(self.environment.iter().map(|(name, value)| (name, value)));

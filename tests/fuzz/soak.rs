@@ -13,7 +13,7 @@ use tasker_worker_rust::Config;
 use tasker_worker_rust::broker::rabbit::RabbitBroker;
 use tasker_worker_rust::broker::topology::{Topology, step_key};
 use tasker_worker_rust::broker::{Broker, Disposition, Message, Properties, Source};
-use tasker_worker_rust::config::AmqpUrl;
+use tasker_worker_rust::config::{AmqpUrl, variable};
 use tasker_worker_rust::message::StepExecutionResult;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -44,6 +44,7 @@ impl Worker {
             .arg("worker")
             .current_dir(directory)
             .env_clear()
+            .envs(Some("LLVM_PROFILE_FILE").zip(variable("LLVM_PROFILE_FILE")))
             .envs([("RABBITMQ_URL", url), ("TASKER__BROKER__PREFIX", prefix), ("RUST_LOG", "error")])
             .envs([
                 ("TASKER__WORKER__NAMESPACES", NAMESPACE),

@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Every line of code under `src`, without comments: (file, line number, text).
-fn code() -> Vec<(String, usize, String)> {
+use syn::{Item, UseTree};
+
+/// The Rust files below a folder of this package: name within the folder, and text.
+fn files(folder: &str) -> Vec<(String, String)> {
     fn visit(directory: &Path, files: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
@@ -15,15 +17,24 @@ fn code() -> Vec<(String, usize, String)> {
             }
         }
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut files = Vec::new();
     visit(&root, &mut files);
+    let name = |file: &Path| file.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/");
+    files.iter().map(|file| (name(file), fs::read_to_string(file).unwrap())).collect()
+}
+
+/// Every line of code under `src`, without comments: (file, line number, text).
+fn code() -> Vec<(String, usize, String)> {
     let mut lines = Vec::new();
-    for file in files {
-        let name = file.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/");
-        for (index, line) in fs::read_to_string(&file).unwrap().lines().enumerate() {
+    for (name, text) in files("src") {
+        let mut tests = text.lines().skip_while(|line| *line != "#[cfg(test)]").skip(1);
+        assert!(
+            tests.next().is_none_or(|line| line == "mod tests {"),
+            "the unit tests of {name} stand at its foot"
+        );
+        for (index, line) in text.lines().enumerate() {
             let text = line.trim_start();
-            // Unit tests stand at the foot of a file.
             if text == "#[cfg(test)]" {
                 break;
             }
@@ -61,9 +72,63 @@ fn never(files: &[&str], words: &[&str]) {
     assert!(culprits.is_empty(), "{files:?} must not say {words:?}:\n{}", culprits.join("\n"));
 }
 
+/// Everything that is imported under `src`, from the crate's root on: `crate::broker::Acker`, `std::fs`.
+fn imports() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for (file, text) in files("src") {
+        let mut here =
+            format!("crate::{}", file.trim_end_matches(".rs").trim_end_matches("/mod").replace('/', "::"));
+        if file == "lib.rs" {
+            here = "crate".to_owned();
+        }
+        let items = syn::parse_file(&text).unwrap().items;
+        for item in &items {
+            if let Item::Use(import) = item {
+                flatten(&import.tree, &here, String::new(), &mut |path| found.push((file.clone(), path)));
+            }
+        }
+    }
+    assert!(found.len() > 1_000, "the imports were not found");
+    found
+}
+
+fn flatten(tree: &UseTree, here: &str, path: String, found: &mut impl FnMut(String)) {
+    let join = |path: String, name: &str| match name {
+        "self" if path.is_empty() => here.to_owned(),
+        "super" => {
+            let below = if path.is_empty() { here } else { &path };
+            below.rsplit_once("::").map_or("crate", |(above, _)| above).to_owned()
+        }
+        _ if path.is_empty() => name.to_owned(),
+        _ => format!("{path}::{name}"),
+    };
+    match tree {
+        UseTree::Path(tree) => flatten(&tree.tree, here, join(path, &tree.ident.to_string()), found),
+        UseTree::Group(group) => group.items.iter().for_each(|tree| flatten(tree, here, path.clone(), found)),
+        UseTree::Name(name) => found(join(path, &name.ident.to_string())),
+        UseTree::Rename(name) => found(join(path, &name.ident.to_string())),
+        UseTree::Glob(_) => found(path),
+    }
+}
+
+/// Fails with every import of `files` that is `forbidden`.
+fn no_import(files: &[&str], forbidden: impl Fn(&str) -> bool) {
+    let imports = imports();
+    let of_files = imports.iter().filter(|(file, _)| files.iter().any(|name| file.starts_with(name)));
+    let culprits: Vec<_> = of_files.filter(|(_, path)| forbidden(path)).collect();
+    assert!(culprits.is_empty(), "{files:?} must not import {culprits:#?}");
+    for name in files {
+        assert!(imports.iter().any(|(file, _)| file.starts_with(name)), "there is no {name} any more");
+    }
+}
+
+fn is_below(path: &str, module: &str) -> bool {
+    path.strip_prefix(module).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
 #[test]
 fn only_the_rabbitmq_broker_names_lapin() {
-    only(&["lapin::", "lapin_"], &["broker/rabbit"]);
+    only(&["lapin::", "lapin_", "use lapin", "use deadpool"], &["broker/rabbit"]);
 }
 
 #[test]
@@ -74,14 +139,14 @@ fn only_one_file_uses_the_unmaintained_backoff_crate() {
 #[test]
 fn only_settle_settles_a_request() {
     only(
-        &["Disposition::", ".settle(Disp"],
+        &["Disposition::", ".settle("],
         &["worker/settle.rs", "worker/control.rs", "broker/", "orchestrator/", "dead_letters.rs", "pause.rs"],
     );
 }
 
 #[test]
 fn only_the_configuration_reads_the_environment() {
-    only(&["env::var", "env::vars"], &["config/"]);
+    only(&["env::var", "env::set_var", "use std::env"], &["config/"]);
 }
 
 #[test]
@@ -106,7 +171,7 @@ fn only_one_file_says_who_may_do_what_on_the_broker() {
 
 #[test]
 fn only_the_metrics_register_metrics() {
-    only(&["prometheus::"], &["ops/metrics.rs"]);
+    only(&["prometheus::", "use prometheus"], &["ops/metrics.rs"]);
 }
 
 #[test]
@@ -116,41 +181,74 @@ fn worker_and_orchestrator_take_the_time_of_day_from_the_clock() {
 
 #[test]
 fn worker_and_orchestrator_do_not_know_each_other() {
+    no_import(&["worker/"], |path| is_below(path, "crate::orchestrator"));
+    no_import(&["orchestrator/"], |path| is_below(path, "crate::worker"));
     never(&["worker/"], &["orchestrator::"]);
     never(&["orchestrator/"], &["worker::"]);
 }
 
+/// What does no I/O and uses no runtime.
+const PURE: [&str; 16] = [
+    "message.rs",
+    "message/",
+    "batch.rs",
+    "control.rs",
+    "decision.rs",
+    "step.rs",
+    "outcome.rs",
+    "handler.rs",
+    "retry.rs",
+    "template/",
+    "orchestrator/task.rs",
+    "orchestrator/dag.rs",
+    "orchestrator/growth.rs",
+    "orchestrator/advance.rs",
+    "orchestrator/by_hand.rs",
+    "orchestrator/stale.rs",
+];
+
 #[test]
 fn the_contract_and_the_core_of_the_orchestrator_are_pure() {
-    let pure = [
-        "message",
-        "batch.rs",
-        "decision.rs",
-        "step.rs",
-        "outcome.rs",
-        "handler.rs",
-        "retry.rs",
-        "template/",
-        "orchestrator/task.rs",
-        "orchestrator/dag.rs",
-        "orchestrator/growth.rs",
-        "orchestrator/advance.rs",
-        "orchestrator/by_hand.rs",
+    let outside = [
+        "tokio",
+        "std::fs",
+        "std::net",
+        "std::env",
+        "std::process",
+        "std::thread",
+        "sqlx",
+        "axum",
+        "hyper",
+        "lapin",
     ];
-    never(&pure, &["tokio::", "std::fs", "std::net", "std::env", "sqlx", "axum"]);
+    no_import(&PURE, |path| outside.iter().any(|module| is_below(path, module)));
+    never(&PURE, &["tokio::", "std::fs::", "std::net::", "std::env::", "SystemTime::now"]);
+    let inside = [
+        "broker",
+        "catalog",
+        "cli",
+        "client",
+        "dead_letters",
+        "ops",
+        "pause",
+        "worker",
+        "workflows",
+        "orchestrator::store",
+    ];
+    no_import(&PURE, |path| inside.iter().any(|module| is_below(path, &format!("crate::{module}"))));
 }
 
 #[test]
 fn workflows_use_what_users_have() {
-    let internal = [
-        "crate::worker",
-        "crate::broker",
-        "crate::message",
-        "crate::handler",
-        "crate::step",
-        "crate::outcome",
-    ];
-    never(&["workflows/"], &internal);
+    let lib = files("src").into_iter().find(|(name, _)| name == "lib.rs").unwrap().1;
+    let private: Vec<&str> =
+        lib.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';')).collect();
+    assert!(!private.is_empty(), "lib.rs was not understood");
+    let internal = ["worker", "broker", "message", "handler", "step", "outcome", "ops", "orchestrator"];
+    let of_us = |path: &str| {
+        [&internal[..], &private].concat().iter().any(|m| is_below(path, &format!("crate::{m}")))
+    };
+    no_import(&["workflows/"], of_us);
 }
 
 #[test]
@@ -185,13 +283,10 @@ fn every_test_that_the_threat_model_names_exists() {
 
 #[test]
 fn no_file_is_too_long_to_read_in_one_sitting() {
-    let mut longest: Vec<(usize, String)> = Vec::new();
-    for (file, line, _) in code() {
-        match longest.last_mut() {
-            Some((lines, name)) if *name == file => *lines = line,
-            _ => longest.push((line, file)),
-        }
-    }
+    let folders = ["src", "tests", "benches", "examples"];
+    let files = folders.iter().flat_map(|folder| files(folder).into_iter().map(move |file| (folder, file)));
+    let mut longest: Vec<_> =
+        files.map(|(folder, (name, text))| (text.lines().count(), format!("{folder}/{name}"))).collect();
     longest.retain(|(lines, _)| *lines > 600);
     assert!(longest.is_empty(), "split these: {longest:?}");
 }

@@ -13,7 +13,7 @@ use tasker_worker_rust::broker::topology::{Topology, dead_key};
 use tasker_worker_rust::broker::{Disposition, Headers, Message, Properties, Source};
 use tasker_worker_rust::message::{StepExecutionRequest, header};
 
-use crate::support::{DEADLINE, Kind, connect, delete, rabbitmq_url, settings, within};
+use crate::support::{DEADLINE, Kind, connect, coverage, delete, rabbitmq_url, settings, within};
 
 /// The program, in an empty directory of its own, with nothing in its environment that we did not put there.
 pub(crate) struct Program {
@@ -65,6 +65,7 @@ impl Program {
         let mut words = words.chain([env!("CARGO_BIN_EXE_tasker-worker-rust")]);
         let mut command = Command::new(words.next().unwrap());
         command.args(words).args(arguments).current_dir(self.path()).env_clear().stdin(Stdio::null());
+        command.envs(coverage());
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }

@@ -11,7 +11,7 @@ use tasker_worker_rust::broker::topology::{Names, Topology, step_key};
 use tasker_worker_rust::broker::{
     Broker, BrokerStatus, Delivery, Disposition, Message, Properties, Publisher, Source, Subscription,
 };
-use tasker_worker_rust::config::LadderConfig;
+use tasker_worker_rust::config::{LadderConfig, variable};
 use tasker_worker_rust::message::{StepExecutionRequest, StepExecutionResult};
 use tasker_worker_rust::trace::TraceContext;
 use tasker_worker_rust::{Config, Namespace, RunningWorker, RustWorker};
@@ -272,6 +272,11 @@ impl Desk {
             delete(&topology).await;
         }
     }
+}
+
+/// Where a measured program notes which of its lines ran: all that one with an empty environment is told of ours.
+pub(crate) fn coverage() -> Option<(&'static str, String)> {
+    Some("LLVM_PROFILE_FILE").zip(variable("LLVM_PROFILE_FILE"))
 }
 
 /// Deletes a topology from the tests' RabbitMQ.

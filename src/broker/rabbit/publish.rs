@@ -88,9 +88,10 @@ impl Lane {
         let mut overdue = false;
         loop {
             tokio::select! {
+                // What is known of the connection comes before the messages that wait for it.
+                biased;
                 () = shared.closing.cancelled() => return None,
                 window = &mut opening => return Some(window),
-                () = &mut patience, if !overdue => overdue = true,
                 () = link.changed() => {
                     if let LinkState::Up(_) = link.state() {
                         // The channel will follow.
@@ -98,6 +99,7 @@ impl Lane {
                         overdue = false;
                     }
                 }
+                () = &mut patience, if !overdue => overdue = true,
                 Some(job) = jobs.recv(), if overdue => reply(job.confirm, Err(unavailable(link, shared.publish_timeout))),
             }
         }

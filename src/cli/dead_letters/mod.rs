@@ -31,8 +31,8 @@ pub(super) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Selection {
-    /// These alone.
-    #[arg(value_name = "MESSAGE_ID|STEP_UUID")]
+    /// These alone, by message id or step uuid.
+    #[arg(value_name = "ID")]
     ids: Vec<String>,
     #[command(flatten)]
     namespaces: Namespaces,
