@@ -18,9 +18,7 @@ use crate::broker::{
 };
 use crate::client::Client;
 use crate::message::{ErrorType, StepExecutionError, StepExecutionRequest, header, replayed_message_id};
-
-/// The broker's word for a request that it handed out as often as it may.
-pub(crate) const DELIVERY_LIMIT: &str = "delivery_limit";
+use crate::outcome::DELIVERY_LIMIT;
 
 /// The letters of one queue that are held at a time: all of them have to fit into memory.
 pub const AT_ONCE: u16 = 10_000;

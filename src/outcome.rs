@@ -194,6 +194,9 @@ pub enum DeadReason {
     InvalidInput,
 }
 
+/// The broker's own reason: it handed a request out as often as it may.
+pub(crate) const DELIVERY_LIMIT: &str = "delivery_limit";
+
 impl DeadReason {
     /// The reason as it stands in headers and routing keys.
     pub fn as_str(self) -> &'static str {

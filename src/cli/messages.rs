@@ -211,8 +211,8 @@ fn messages() -> Value {
             "bindings": { "amqp": { "messageType": kind, "bindingVersion": "0.3.0" } },
         })
     };
-    let replay = [header::REPLAYED_FROM, header::REPLAYS, header::TRACEPARENT];
-    let of_step = [&[header::ATTEMPT][..], &replay].concat();
+    let origin = [header::REPLAYED_FROM, header::REPLAYS, header::TRACEPARENT, header::TRACESTATE];
+    let of_step = [&[header::ATTEMPT][..], &origin].concat();
     let answer = [&of_step[..], &[header::WORKER_ID]].concat();
     let why = [header::REASON, header::ERROR, header::ERROR_TYPE, header::ERROR_CODE];
     let dead = [&answer[..], &why, &[header::FIRST_AT, header::LAST_AT]].concat();

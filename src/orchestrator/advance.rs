@@ -9,11 +9,10 @@ use super::by_hand::ByHand;
 use super::record;
 use super::stale::{Finding, MAX_RETRIES_EXCEEDED, WORKER_UNAVAILABLE};
 use super::task::{StepState, Task, TaskState, lets_go};
-use crate::dead_letters::DELIVERY_LIMIT;
 use crate::message::{
     ErrorType, Json, ResultStatus, StepExecutionError, StepExecutionRequest, StepExecutionResult,
 };
-use crate::outcome::DeadReason;
+use crate::outcome::{DELIVERY_LIMIT, DeadReason};
 
 /// Something heard about a task.
 #[derive(Debug, Clone, PartialEq)]

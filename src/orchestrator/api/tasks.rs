@@ -199,7 +199,7 @@ pub(super) async fn summary(
 }
 
 /// Shows where a task's time went.
-#[utoipa::path(get, path = "/v1/tasks/{task_uuid}/timing", tag = "tasks",
+#[utoipa::path(get, path = "/v1/tasks/{task_uuid}/timing", tag = "tasks", security(("api_key" = ["tasks:read"])),
     params(("task_uuid" = Uuid, Path)),
     responses((status = 200, description = "The stages of its steps, and what its end waited for", body = TaskTiming)),
 )]
