@@ -20,6 +20,7 @@ use crate::support::{
 struct Doomed {
     runtime: Option<tokio::runtime::Runtime>,
     orchestrator: Orchestrator,
+    database_url: String,
 }
 
 impl Doomed {
@@ -29,15 +30,20 @@ impl Doomed {
             .enable_all()
             .build()
             .expect("a runtime");
+        let database_url = config.orchestrator.database_url.clone();
         let (config, broker) = (config.clone(), Arc::clone(broker));
         let started = runtime.spawn(async move { start(&config, &broker, linear()).await });
-        Self { orchestrator: started.await.expect("it starts"), runtime: Some(runtime) }
+        Self { orchestrator: started.await.expect("it starts"), runtime: Some(runtime), database_url }
     }
 
     /// Everything stops where it stands: nothing is written, acked or sent any more.
     async fn kill(mut self) {
         let runtime = self.runtime.take().expect("not yet killed");
         tokio::task::spawn_blocking(move || drop(runtime)).await.expect("no panic");
+        // SQLite's own thread outlives the runtime, as it cannot outlive a process: a commit that it was told of is
+        // waited for, so that it does not land after the next life has read.
+        let mut store = SqliteConnection::connect(&self.database_url).await.expect("the store is there");
+        sqlx::raw_sql("BEGIN IMMEDIATE; ROLLBACK").execute(&mut store).await.expect("the write lock");
     }
 }
 
