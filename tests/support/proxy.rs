@@ -31,7 +31,8 @@ enum Traffic {
 impl Proxy {
     /// Not listening yet.
     pub(crate) fn closed() -> Self {
-        let socket = reserve("127.0.0.1:0".parse().unwrap());
+        // On 127.0.0.1 an outgoing connection can take the port between a close and a listen.
+        let socket = reserve("127.0.0.2:0".parse().unwrap());
         Self {
             address: socket.local_addr().unwrap(),
             reserved: Mutex::new(Some(socket)),
