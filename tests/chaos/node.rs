@@ -78,17 +78,12 @@ impl Node {
         url(self.port)
     }
 
-    /// The quorum queues that RabbitMQ found without their data when it started last: killed right after declaring
-    /// one, it can keep the name alone.
+    /// The queues that do not run: killed right after declaring one, RabbitMQ can keep its name alone.
     pub(crate) fn broken_queues(&self) -> Answer<BTreeSet<String>> {
-        let mut log = String::new();
-        for file in std::fs::read_dir(self.directory.join("log"))? {
-            log += &String::from_utf8_lossy(&std::fs::read(file?.path())?);
-        }
-        let last_start = log.rfind("Starting RabbitMQ").unwrap_or_default();
-        let lines = log[last_start..].lines().filter(|line| line.contains("could not be restarted"));
-        let names = lines.filter_map(|line| line.split_once("'%2F_")?.1.split('\'').next());
-        Ok(names.map(str::to_owned).collect())
+        let mut command = script(&self.directory, "ctl", &self.environment);
+        command.args(["--silent", "list_queues", "name", "state"]).stdout(Stdio::piped());
+        let listed = String::from_utf8(command.output()?.stdout)?;
+        Ok(listed.lines().filter_map(|line| line.strip_suffix("\tdown")).map(str::to_owned).collect())
     }
 
     /// Deletes a queue with everything in it, under its consumers.

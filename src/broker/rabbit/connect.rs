@@ -49,8 +49,9 @@ pub(super) fn pool(purpose: Purpose, access: &Access, address: &Address) -> Pool
         name: format!("{}/{}", access.name, purpose.name()),
     };
     managed::Pool::builder(dialer)
-        // One is in use; the other slot is for whoever still looks at its broken predecessor.
-        .max_size(2)
+        // One is in use. The others are for whoever still waits for an answer on a broken predecessor: each holds it for
+        // as long as an operation may take, and a network that flaps breaks many meanwhile.
+        .max_size(64)
         .runtime(Runtime::Tokio1)
         // The client has no time limit of its own for connecting.
         .create_timeout(Some(access.connect_timeout))

@@ -171,7 +171,9 @@ impl Keeper {
         }
     }
 
+    /// First to its users, then to everybody: who is told that the broker is connected can use it.
     fn announce(&self, up: &Up) {
+        self.state.send_replace(LinkState::Up(up.clone()));
         self.health.report(
             self.purpose,
             match &up.blocked {
@@ -179,7 +181,6 @@ impl Keeper {
                 Some(reason) => BrokerStatus::Blocked(reason.clone()),
             },
         );
-        self.state.send_replace(LinkState::Up(up.clone()));
     }
 }
 

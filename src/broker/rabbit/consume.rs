@@ -136,10 +136,9 @@ async fn open(
 ) -> Result<(Deliveries, u64), (Failure, u64)> {
     let up =
         link.up(spent, |down| drop(state.send_replace(ConsumerState::Connecting(down.text.clone())))).await;
-    let limit = shared.access.connect_timeout;
-    let opened = time::timeout(limit, Deliveries::open(&up.connection, source, prefetch)).await;
-    opened
-        .unwrap_or_else(|_| Err(Failure::timeout("subscribing", limit)))
+    let opening = Deliveries::open(&up.connection, source, prefetch);
+    link.on(up.number, "subscribing", shared.access.connect_timeout, opening)
+        .await
         .map(|deliveries| (deliveries, up.number))
         .map_err(|failure| (failure, up.number))
 }

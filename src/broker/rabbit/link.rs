@@ -1,8 +1,10 @@
 //! A connection as those see it who use it, and the broker's state as everybody else does.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time;
 
 use super::connect::Object;
 use super::failure::Failure;
@@ -62,6 +64,35 @@ impl Link {
             if self.0.changed().await.is_err() {
                 // The keeper is gone: its users are being cancelled.
                 std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Does something on connection `number`, for as long as that is the one, and for `limit` at most: what waits for an
+    /// answer when its connection breaks may wait for ever.
+    pub(super) async fn on<T>(
+        &mut self,
+        number: u64,
+        what: &str,
+        limit: Duration,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            // It knows best what went wrong.
+            biased;
+            done = time::timeout(limit, work) => done.unwrap_or_else(|_| Err(Failure::timeout(what, limit))),
+            failure = self.lost(number) => Err(failure),
+        }
+    }
+
+    async fn lost(&mut self, number: u64) -> Failure {
+        loop {
+            match self.state() {
+                LinkState::Up(up) if up.number == number => self.changed().await,
+                LinkState::Up(_) => {
+                    return Failure::outage("the connection was lost", "connection_lost").of_connection();
+                }
+                LinkState::Down(failure) => return failure.of_connection(),
             }
         }
     }

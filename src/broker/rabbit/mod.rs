@@ -38,7 +38,7 @@ use self::connect::{Access, Object};
 use self::connection::{GRACE, Keeper};
 use self::consume::Supervisor;
 use self::failure::Failure;
-use self::link::{Health, Link, LinkState, Purpose};
+use self::link::{Health, Link, LinkState, Purpose, Up};
 use self::publish::Lane;
 use self::reconnect::Trouble;
 use super::topology::Topology;
@@ -122,13 +122,11 @@ impl RabbitBroker {
         F: FnOnce(Arc<Object>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T, Failure>> + Send,
     {
-        let (shared, link) = (self.shared.clone(), self.consuming.clone());
+        let (shared, mut link) = (self.shared.clone(), self.consuming.clone());
         let task = self.runtime.spawn(async move {
             let working = async {
-                let connection = reach(link, shared.access.connect_timeout).await?;
-                time::timeout(OPERATION_LIMIT, operation(connection))
-                    .await
-                    .unwrap_or_else(|_| Err(Failure::timeout("asking RabbitMQ", OPERATION_LIMIT)))
+                let up = reach(&mut link, shared.access.connect_timeout).await?;
+                link.on(up.number, "asking RabbitMQ", OPERATION_LIMIT, operation(up.connection)).await
             };
             match shared.closing.run_until_cancelled(working).await {
                 Some(result) => result.map_err(|failure| failure.into_error(&shared.address)),
@@ -262,11 +260,11 @@ async fn run(shared: &Shared, consumer: Keeper, publisher: Keeper, lane: JoinHan
 }
 
 /// A connection, waiting for one for no longer than connecting may take.
-async fn reach(mut link: Link, limit: Duration) -> Result<Arc<Object>, Failure> {
+async fn reach(link: &mut Link, limit: Duration) -> Result<Up, Failure> {
     let waiting = async {
         loop {
             match link.state() {
-                LinkState::Up(up) => return Ok(up.connection),
+                LinkState::Up(up) => return Ok(up),
                 LinkState::Down(failure) if failure.trouble == Trouble::Refusal => return Err(failure),
                 LinkState::Down(_) => link.changed().await,
             }
@@ -275,7 +273,7 @@ async fn reach(mut link: Link, limit: Duration) -> Result<Arc<Object>, Failure> 
     match time::timeout(limit, waiting).await {
         Ok(reached) => reached,
         Err(_) => match link.state() {
-            LinkState::Up(up) => Ok(up.connection),
+            LinkState::Up(up) => Ok(up),
             LinkState::Down(failure) => Err(failure),
         },
     }

@@ -225,11 +225,11 @@ async fn open_window(shared: &Shared, mut link: Link, mut spent: u64) -> Window 
     let mut tries = Tries::new();
     loop {
         let up = link.up(spent, |_| {}).await;
+        let opening = async { Window::open(&up, shared.publish_timeout).await.map_err(Failure::from) };
         let limit = shared.access.connect_timeout;
-        let failure = match time::timeout(limit, Window::open(&up, shared.publish_timeout)).await {
-            Ok(Ok(window)) => return window,
-            Ok(Err(error)) => error.into(),
-            Err(_) => Failure::timeout("opening the publishing channel", limit),
+        let failure = match link.on(up.number, "opening the publishing channel", limit, opening).await {
+            Ok(window) => return window,
+            Err(failure) => failure,
         };
         drop(up.connection);
         if failure.connection_lost {

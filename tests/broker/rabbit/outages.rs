@@ -112,6 +112,30 @@ async fn a_network_that_goes_silent_is_noticed_by_its_heartbeats() {
     .await;
 }
 
+/// What is asked holds on to its connection, of which only so many may be held.
+#[tokio::test]
+async fn what_waits_for_an_answer_ends_with_its_connection_which_is_made_anew_each_time() {
+    on_rabbit(async |rabbit| {
+        let proxy = Proxy::open();
+        let config = BrokerConfig { urls: vec![proxy.url().into()], ..rabbit.config() };
+        let broker = RabbitBroker::connect(&config, "test").unwrap();
+        let queue = rabbit.declared_queue(&broker, "queue").await;
+        for _ in 0..5 {
+            connected(&broker).await;
+            proxy.stall();
+            let (asked, ()) = tokio::join!(soon("an answer", broker.depth(&queue)), async {
+                tokio::task::yield_now().await;
+                proxy.cut().await;
+            });
+            assert!(matches!(asked, Ok(Some(0)) | Err(BrokerError::Unreachable { .. })), "{asked:?}");
+            let again_at = Instant::now();
+            assert_eq!(soon("a depth", broker.depth(&queue)).await.ok().flatten(), Some(0));
+            assert!(again_at.elapsed() < RECOVERY, "after {:?}", again_at.elapsed());
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_queue_that_was_declared_here_is_declared_again_when_it_is_gone() {
     on_rabbit(async |rabbit| {
