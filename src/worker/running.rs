@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::SharedCore;
-use crate::broker::{Broker, ConsumerState};
+use crate::broker::{Broker, BrokerStatus, ConsumerState};
 use crate::ops::health::{ConsumerHealth, Identity};
 
 /// After the shutdown timeout, how long cut-off steps may take to be handed back.
@@ -27,10 +27,11 @@ pub struct RunningWorker {
 }
 
 impl RunningWorker {
-    /// Waits until every namespace is consuming, or paused.
+    /// Waits until results can be published and every namespace is consuming, or paused.
     pub async fn ready(&self) {
+        // An error means that it is closed; then there is nothing to wait for.
+        let _ = self.broker.status().wait_for(|status| *status == BrokerStatus::Connected).await;
         for state in self.states.values() {
-            // An error means that it stopped; then there is nothing to wait for.
             let _ = state.clone().wait_for(is_up).await;
         }
     }
