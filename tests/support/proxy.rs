@@ -22,9 +22,16 @@ pub(crate) struct Proxy {
     running: Mutex<JoinSet<()>>,
 }
 
+/// The class and the method.
+const BASIC_CONSUME: [u8; 4] = [0, 60, 0, 20];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Traffic {
     Flows,
+    /// Until a client subscribes.
+    FlowsYet,
+    /// The broker hears everything, and is not heard.
+    AnswersStall,
     Stalls,
 }
 
@@ -55,7 +62,7 @@ impl Proxy {
             let mut connections = JoinSet::new();
             loop {
                 let (client, _) = listener.accept().await.unwrap();
-                connections.spawn(carry(client, traffic.subscribe(), injected.subscribe()));
+                connections.spawn(carry(client, traffic.clone(), injected.subscribe()));
             }
         });
     }
@@ -77,6 +84,22 @@ impl Proxy {
     /// Nothing gets through any more, but nobody is told.
     pub(crate) fn stall(&self) {
         self.traffic.send_replace(Traffic::Stalls);
+    }
+
+    /// Once a client subscribes, the broker hears it, and is not heard.
+    pub(crate) fn stall_the_answer_to_subscribing(&self) {
+        self.traffic.send_replace(Traffic::FlowsYet);
+    }
+
+    /// Waits until the broker is not heard any more.
+    pub(crate) async fn stalls_answers(&self) {
+        let mut traffic = self.traffic.subscribe();
+        traffic.wait_for(|traffic| *traffic == Traffic::AnswersStall).await.unwrap();
+    }
+
+    /// What was held up goes on.
+    pub(crate) fn flow(&self) {
+        self.traffic.send_replace(Traffic::Flows);
     }
 
     /// What a broker short of memory says to a client that publishes.
@@ -124,7 +147,7 @@ fn reserve(address: SocketAddr) -> TcpSocket {
 
 async fn carry(
     client: TcpStream,
-    traffic: watch::Receiver<Traffic>,
+    traffic: watch::Sender<Traffic>,
     mut injected: broadcast::Receiver<Vec<u8>>,
 ) {
     let uri: AMQPUri = rabbitmq_url().parse().unwrap();
@@ -139,7 +162,15 @@ async fn carry(
             if buffer[..length].windows(8).any(|bytes| bytes == b"/publish") {
                 *publishes.lock().unwrap() = true;
             }
-            flowing(&traffic).await;
+            let subscribes = buffer[..length].windows(4).any(|bytes| bytes == BASIC_CONSUME);
+            traffic.send_if_modified(|traffic| {
+                let held = subscribes && *traffic == Traffic::FlowsYet;
+                if held {
+                    *traffic = Traffic::AnswersStall;
+                }
+                held
+            });
+            flowing(&traffic, |traffic| traffic != Traffic::Stalls).await;
             if to_server.write_all(&buffer[..length]).await.is_err() {
                 break;
             }
@@ -161,7 +192,7 @@ async fn carry(
                     continue;
                 }
             };
-            flowing(&traffic).await;
+            flowing(&traffic, |traffic| matches!(traffic, Traffic::Flows | Traffic::FlowsYet)).await;
             if to_client.write_all(bytes).await.is_err() {
                 break;
             }
@@ -173,9 +204,6 @@ async fn carry(
     }
 }
 
-async fn flowing(traffic: &watch::Receiver<Traffic>) {
-    // The proxy may be gone by now; then nothing flows either.
-    if traffic.clone().wait_for(|traffic| *traffic == Traffic::Flows).await.is_err() {
-        std::future::pending::<()>().await;
-    }
+async fn flowing(traffic: &watch::Sender<Traffic>, flows: impl Fn(Traffic) -> bool) {
+    traffic.subscribe().wait_for(|traffic| flows(*traffic)).await.expect("we hold the sender");
 }

@@ -36,6 +36,29 @@ pub(super) struct Deliveries {
     settlements: Settlements,
 }
 
+/// A channel on its way to deliver. Given up before, it is closed: the broker may have begun to deliver, and nobody
+/// would ever settle that.
+struct Opening(Option<Channel>);
+
+impl Opening {
+    fn channel(&self) -> &Channel {
+        self.0.as_ref().expect("kept once, at the end")
+    }
+
+    fn keep(mut self) -> Channel {
+        self.0.take().expect("kept once, at the end")
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if let Some(channel) = self.0.take() {
+            // The first poll queues it for sending, behind what was asked for.
+            let _ = channel.close(200, "OK".into()).now_or_never();
+        }
+    }
+}
+
 /// Why a channel's deliveries ended.
 pub(super) enum End {
     /// Not by our doing.
@@ -52,12 +75,14 @@ impl Deliveries {
         source: &Source,
         prefetch: u16,
     ) -> Result<Self, Failure> {
-        let channel = connection.create_channel().await?;
+        let opening = Opening(Some(connection.create_channel().await?));
+        let channel = opening.channel();
         let (queue, no_ack) = match source {
             Source::Queue(name) => (checked(name)?, false),
-            Source::Broadcast(exchange) => (own_queue(&channel, exchange).await?, true),
+            Source::Broadcast(exchange) => (own_queue(channel, exchange).await?, true),
         };
-        let consumer = consume(&channel, queue, prefetch, no_ack).await?;
+        let consumer = consume(channel, queue, prefetch, no_ack).await?;
+        let channel = opening.keep();
         let (sender, settlements) = mpsc::unbounded_channel();
         let settle: Arc<dyn Settle> =
             if no_ack { Arc::new(NothingToSettle) } else { Arc::new(ToChannel(sender)) };

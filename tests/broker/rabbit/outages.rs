@@ -112,6 +112,47 @@ async fn a_network_that_goes_silent_is_noticed_by_its_heartbeats() {
     .await;
 }
 
+/// It may have been delivered to by then.
+#[tokio::test]
+async fn a_subscription_dropped_while_it_is_opened_leaves_nothing_at_the_broker() {
+    on_rabbit(async |rabbit| {
+        let proxy = Proxy::open();
+        let config = BrokerConfig { urls: vec![proxy.url().into()], ..rabbit.config() };
+        let broker = RabbitBroker::connect(&config, "test").unwrap();
+        let queue = rabbit.declared_queue(&broker, "queue").await;
+        broker.publisher().publish(to_queue(&queue, "waiting")).await.unwrap();
+        proxy.stall_the_answer_to_subscribing();
+        let subscription = broker.subscribe(Source::Queue(queue.clone()), 5);
+        soon("subscribing", proxy.stalls_answers()).await;
+        let state = subscription.state();
+        drop(subscription);
+        becomes(state, |state| *state == ConsumerState::Stopped).await;
+        proxy.flow();
+        let mut another = broker.subscribe(Source::Queue(queue), 5);
+        assert_eq!(next(&mut another).await.body, "waiting");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_subscription_that_took_too_long_to_open_is_opened_again_and_gets_what_the_first_try_held() {
+    on_rabbit(async |rabbit| {
+        let proxy = Proxy::open();
+        let config =
+            BrokerConfig { urls: vec![proxy.url().into()], connect_timeout_ms: 1_000, ..rabbit.config() };
+        let broker = RabbitBroker::connect(&config, "test").unwrap();
+        let queue = rabbit.declared_queue(&broker, "queue").await;
+        broker.publisher().publish(to_queue(&queue, "waiting")).await.unwrap();
+        proxy.stall_the_answer_to_subscribing();
+        let mut subscription = broker.subscribe(Source::Queue(queue), 5);
+        let late = |state: &ConsumerState| state.reason().is_some_and(|reason| reason.contains("within 1s"));
+        becomes(subscription.state(), late).await;
+        proxy.flow();
+        assert_eq!(next(&mut subscription).await.body, "waiting");
+    })
+    .await;
+}
+
 /// What is asked holds on to its connection, of which only so many may be held.
 #[tokio::test]
 async fn what_waits_for_an_answer_ends_with_its_connection_which_is_made_anew_each_time() {
