@@ -190,7 +190,7 @@ settings! {
     RuntimeConfig {
         /// false: the settings below are not used, and tokio's own defaults are.
         enabled: bool = true, Rule::Bool;
-        /// Threads that run handlers; 0 for one per core.
+        /// Threads that run handlers, at most: one per core is enough, but there are two at least. 0 for one per core.
         tokio_worker_threads: usize = 8, Rule::Integer(0, 1_024);
         /// "multi_threaded", or "current_thread" for one thread.
         async_runtime: RuntimeKind = RuntimeKind::MultiThreaded, Rule::OneOf(&["multi_threaded", "current_thread"]);
@@ -362,6 +362,18 @@ settings! {
     TracingConfig {
         /// The collector that spans are sent to, OTLP over HTTP, such as http://collector:4318. Empty for none.
         otlp_endpoint: Option<String> = None, Rule::Optional(&Rule::Http);
+    }
+}
+
+impl RuntimeConfig {
+    /// How many threads run handlers. Beyond one per core they only wake each other up: a tenth of the processor time of
+    /// a short step.
+    pub fn threads(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        match self.tokio_worker_threads {
+            0 => cores,
+            most => most.min(cores.max(2)),
+        }
     }
 }
 

@@ -302,8 +302,8 @@ fn build_runtime(settings: &RuntimeConfig) -> std::io::Result<runtime::Runtime> 
         RuntimeKind::MultiThreaded => runtime::Builder::new_multi_thread(),
         RuntimeKind::CurrentThread => runtime::Builder::new_current_thread(),
     };
-    if settings.async_runtime == RuntimeKind::MultiThreaded && settings.tokio_worker_threads > 0 {
-        builder.worker_threads(settings.tokio_worker_threads);
+    if settings.async_runtime == RuntimeKind::MultiThreaded {
+        builder.worker_threads(settings.threads());
     }
     builder.thread_stack_size(settings.stack_size_kb * 1024).thread_name("steps").enable_all().build()
 }

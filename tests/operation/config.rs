@@ -5,7 +5,9 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use tasker_worker_rust::config::{AmqpUrl, Config, LogFormat, Program, QueueKind, RuntimeKind};
+use tasker_worker_rust::config::{
+    AmqpUrl, Config, LogFormat, Program, QueueKind, RuntimeConfig, RuntimeKind,
+};
 use tasker_worker_rust::{Error, config};
 
 /// Loads a worker's settings from a file with `text`, called `worker.toml` in messages, and `variables`.
@@ -486,4 +488,12 @@ fn certificates_and_ways_to_log_in_must_fit_together() {
     let keys = "[orchestrator.auth]\njwt_public_key_file = \"a\"\njwks_file = \"b\"\n";
     let said = load_for(Program::Orchestrator, keys, &[]).expect_err("two sources of keys");
     assert!(said.len() == 1 && said[0].contains("both say which keys sign tokens"), "{said:?}");
+}
+
+#[test]
+fn threads_beyond_one_per_core_are_not_made_but_two_are_and_one_is_one() {
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let threads =
+        |wanted| RuntimeConfig { tokio_worker_threads: wanted, ..RuntimeConfig::default() }.threads();
+    assert_eq!([threads(0), threads(1), threads(2), threads(1_024)], [cores, 1, 2, cores.max(2)]);
 }

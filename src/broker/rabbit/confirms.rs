@@ -6,7 +6,7 @@
 //! message in doubt, until every message that was unconfirmed at that time is confirmed: by then the
 //! return would have been handed out.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -36,10 +36,10 @@ pub(super) struct Returned {
 pub(super) struct Confirms {
     timeout: Duration,
     next: u64,
-    /// Not confirmed yet, those included whose time is up.
+    /// Not confirmed yet, those included whose time is up. All have the same time, so deadlines go by number.
     pending: BTreeMap<u64, Pending>,
-    /// In order, as all messages have the same time.
-    deadlines: VecDeque<(Instant, u64)>,
+    /// The time of those before this number is up.
+    expired: u64,
     unanswered: usize,
     /// Returned, but not confirmed yet, by message id.
     returned: HashMap<String, Vec<Returned>>,
@@ -69,7 +69,7 @@ impl Confirms {
             timeout,
             next: 0,
             pending: BTreeMap::new(),
-            deadlines: VecDeque::new(),
+            expired: 0,
             unanswered: 0,
             returned: HashMap::new(),
             doubtful: Vec::new(),
@@ -80,9 +80,8 @@ impl Confirms {
     pub(super) fn published(&mut self, message_id: String, answer: Confirm, now: Instant) -> u64 {
         let number = self.next;
         self.next += 1;
-        let deadline = now + self.timeout;
-        self.deadlines.push_back((deadline, number));
-        self.pending.insert(number, Pending { message_id, deadline, answer: Some(answer) });
+        self.pending
+            .insert(number, Pending { message_id, deadline: now + self.timeout, answer: Some(answer) });
         number
     }
 
@@ -160,15 +159,25 @@ impl Confirms {
 
     /// When the next message's time is up, at the earliest.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.front().map(|(deadline, _)| *deadline)
+        let doubts = self.doubtful.iter().map(|doubt| &doubt.message);
+        self.pending
+            .range(self.expired..)
+            .map(|(_, message)| message)
+            .take(1)
+            .chain(doubts)
+            .map(|message| message.deadline)
+            .min()
     }
 
     /// Gives up the messages whose time is up. They stay known: what the broker says of them later may carry
     /// another message's return.
     pub(super) fn expire(&mut self, now: Instant) {
-        while self.deadlines.front().is_some_and(|(deadline, _)| *deadline <= now) {
-            let Some((_, number)) = self.deadlines.pop_front() else { break };
-            if let Some(answer) = self.pending.get_mut(&number).and_then(|message| message.answer.take()) {
+        for (number, message) in self.pending.range_mut(self.expired..) {
+            if message.deadline > now {
+                break;
+            }
+            self.expired = number + 1;
+            if let Some(answer) = message.answer.take() {
                 self.unanswered += 1;
                 reply(answer, Err(PublishError::NotConfirmed(self.timeout)));
             }
@@ -190,7 +199,6 @@ impl Confirms {
         for answer in pending.chain(doubtful).filter_map(|message| message.answer) {
             reply(answer, Err(error.clone()));
         }
-        self.deadlines.clear();
         self.unanswered = 0;
     }
 }

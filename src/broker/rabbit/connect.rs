@@ -20,6 +20,9 @@ pub(super) type Pool = managed::Pool<Dialer>;
 /// A connection that is checked out.
 pub(super) type Object = managed::Object<Dialer>;
 
+/// The frame size we ask for where we only publish: 2 MB of buffers, 8 by RabbitMQ's own.
+const PUBLISH_FRAME_BYTES: u32 = 32 * 1024;
+
 /// What connecting takes.
 #[derive(Debug, Clone)]
 pub(super) struct Access {
@@ -42,8 +45,14 @@ pub(super) struct Dialer {
 }
 
 pub(super) fn pool(purpose: Purpose, access: &Access, address: &Address) -> Pool {
+    let mut address = address.clone();
+    if purpose == Purpose::Publish {
+        // The client's two buffers have 32 frames each, and a message's headers have to fit into one. Whatever headers the
+        // broker takes may arrive on the other connection, but here only what we have sent.
+        address.uri.query.frame_max.get_or_insert(PUBLISH_FRAME_BYTES);
+    }
     let dialer = Dialer {
-        address: address.clone(),
+        address,
         password_file: access.password_file.clone(),
         tls: access.tls.clone(),
         name: format!("{}/{}", access.name, purpose.name()),

@@ -26,12 +26,12 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// Submissions on their way at once.
 const SUBMITTERS: usize = 64;
 
-/// The workflows, their context, and how many steps stand one behind the other.
-const WORKFLOWS: [(&str, &str, &str, &str, u32); 4] = [
-    ("linear", "linear_workflow", "mathematical_sequence", "even_number", 4),
-    ("diamond", "diamond_workflow", "parallel_processing", "base_value", 3),
-    ("tree", "tree_workflow", "hierarchical_tree", "even_number", 4),
-    ("mixed DAG", "mixed_dag_workflow", "complex_dag", "even_number", 4),
+/// The workflows, their context, how many steps stand one behind the other, and how long, in milliseconds, these sleep.
+const WORKFLOWS: [(&str, &str, &str, &str, u32, f64); 4] = [
+    ("linear", "linear_workflow", "mathematical_sequence", "even_number", 4, 0.0),
+    ("diamond", "diamond_workflow", "parallel_processing", "base_value", 3, 150.0),
+    ("tree", "tree_workflow", "hierarchical_tree", "even_number", 4, 0.0),
+    ("mixed DAG", "mixed_dag_workflow", "complex_dag", "even_number", 4, 0.0),
 ];
 
 /// An orchestrator and a worker of their own. Killed when dropped.
@@ -145,12 +145,12 @@ impl Drop for Folder {
 
 /// A task of a workflow, unlike every other one.
 pub(super) fn task(workflow: usize) -> TaskRequest {
-    let (_, namespace, name, field, _) = WORKFLOWS[workflow];
+    let (_, namespace, name, field, ..) = WORKFLOWS[workflow];
     let request = TaskRequest::new(namespace, name, json!({ field: 6 }));
     TaskRequest { idempotency_key: Some(Uuid::new_v4().to_string()), ..request }
 }
 
-/// W4: one workflow at a time, beside a chain of as many bare calls as there are steps one behind the other.
+/// W4: one workflow at a time, without the time it sleeps, beside a chain of as many bare calls as there are steps one behind the other.
 pub(super) async fn one_at_a_time(bench: &Bench) -> Answer<Vec<Figure>> {
     let mut site = bench.site(bench.config.broker.queue_kind, 1).await?;
     let namespace = site.job.namespaces().remove(0);
@@ -161,7 +161,7 @@ pub(super) async fn one_at_a_time(bench: &Bench) -> Answer<Vec<Figure>> {
     let [orchestrator, worker] = product.pids();
     let running = [orchestrator, worker, twin.pid()];
     let mut figures = Vec::new();
-    for (workflow, (title, .., depth)) in WORKFLOWS.into_iter().enumerate().take(bench.scaled(4, 1)) {
+    for (workflow, (title, .., depth, sleeps)) in WORKFLOWS.into_iter().enumerate().take(bench.scaled(4, 1)) {
         if !bench.wants(title) {
             continue;
         }
@@ -175,7 +175,7 @@ pub(super) async fn one_at_a_time(bench: &Bench) -> Answer<Vec<Figure>> {
                         let mut latencies = Vec::with_capacity(tasks);
                         for _ in 0..tasks {
                             latencies.push(match who {
-                                Who::Ours => product.task(&task(workflow)).await?,
+                                Who::Ours => product.task(&task(workflow)).await? - sleeps,
                                 Who::Bare => site.caller.chain(&namespace, depth, 1_024).await?,
                             });
                         }

@@ -94,7 +94,7 @@ impl Job {
         match self.who {
             Who::Ours if self.steps == 0 => Ok(self.worker(self.config(config), |_| {})?.run_blocking()?),
             Who::Ours => tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(threads(&config))
+                .worker_threads(config.worker.rust_runtime.threads())
                 .enable_all()
                 .build()?
                 .block_on(self.run_ours(config)),
@@ -166,13 +166,6 @@ impl Job {
             memory: machine::peak_memory().unwrap_or(f64::NAN),
         };
         println!("{}", serde_json::to_string(&done).expect("numbers encode"));
-    }
-}
-
-fn threads(config: &Config) -> usize {
-    match config.worker.rust_runtime.tokio_worker_threads {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        threads => threads,
     }
 }
 
