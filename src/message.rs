@@ -348,6 +348,8 @@ pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
     // Room for most of them, so that few are moved while they grow.
     let mut body = Vec::with_capacity(1_024);
     serde_json::to_writer(&mut body, message).expect("messages have string keys only and always encode");
+    // An answer stays in memory for a while.
+    body.shrink_to_fit();
     body
 }
 

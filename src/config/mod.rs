@@ -239,7 +239,7 @@ settings! {
     /// `[worker.ledger]`: the answers of finished steps, repeated when their requests come again.
     LedgerConfig {
         /// Answers kept, the latest ones; 0 for none.
-        max_entries: usize = 2_000, Rule::Integer(0, 10_000_000);
+        max_entries: usize = 1_000, Rule::Integer(0, 10_000_000);
         /// The memory they may take, roughly.
         max_bytes: usize = 8 << 20, Rule::Integer(0, 1 << 40);
         /// A file of this worker's own that keeps them over a restart of the process; empty for none.

@@ -20,8 +20,8 @@ pub(super) type Pool = managed::Pool<Dialer>;
 /// A connection that is checked out.
 pub(super) type Object = managed::Object<Dialer>;
 
-/// The frame size we ask for where we only publish: 2 MB of buffers, 8 by RabbitMQ's own.
-const PUBLISH_FRAME_BYTES: u32 = 32 * 1024;
+/// The frame size we ask for where we only publish: 1 MB of buffers, 8 by RabbitMQ's own.
+const PUBLISH_FRAME_BYTES: u32 = 16 * 1024;
 
 /// What connecting takes.
 #[derive(Debug, Clone)]
