@@ -343,35 +343,6 @@ impl Turn<'_> {
         Outcome::Applied
     }
 
-    /// Remembers how far a step has come, for every request that is made of it from here on.
-    fn checkpoint(&mut self, request: &StepExecutionRequest) -> Outcome {
-        let Some(step) = self.task.find(&request.step_name, request.step_uuid) else {
-            return Outcome::Unknown;
-        };
-        let Some((done, reached)) = request.part.checked_sub(1).zip(request.checkpoint.as_ref()) else {
-            return Outcome::Refused;
-        };
-        if let Some(late) = self.too_late(step, request.attempt, done) {
-            // A worker that did not hear so goes on in vain, part by part.
-            if self.task.steps[step].state.is_finished() {
-                let cancelled = self.task.state == TaskState::Cancelled;
-                self.effects.push(if cancelled { Effect::BroadcastCancel } else { Effect::Stop { step } });
-            }
-            return late;
-        }
-        self.reopen(step, "replayed");
-        let due_at = self.due_at(step, self.timing.now);
-        let run = &mut self.task.steps[step];
-        run.attempts = request.attempt - 1;
-        run.part = request.part;
-        run.checkpoint = Some(reached.clone());
-        let reason = format!("checkpoint {}: {} items processed", request.part, reached.items_processed);
-        let note = Note { attempt: Some(request.attempt), reason: Some(reason), ..Note::default() };
-        self.change(step, StepState::InProgress, note);
-        self.task.steps[step].due_at = Some(due_at);
-        Outcome::Applied
-    }
-
     fn dead_letter(&mut self, letter: &DeadLetter) -> Outcome {
         let Some(step) = self.task.find(&letter.step_name, letter.step_uuid) else { return Outcome::Unknown };
         if let Some(late) = self.too_late(step, letter.attempt, letter.part) {
@@ -413,7 +384,7 @@ impl Turn<'_> {
     }
 
     /// What an answer about this part of `attempt` is if the step no longer waits for it.
-    fn too_late(&self, step: usize, attempt: u32, part: u32) -> Option<Outcome> {
+    pub(super) fn too_late(&self, step: usize, attempt: u32, part: u32) -> Option<Outcome> {
         let run = &self.task.steps[step];
         match run.state {
             _ if self.replays < run.replays => Some(Outcome::Stale),
@@ -490,7 +461,7 @@ impl Turn<'_> {
         self.effects.push(Effect::Send { step, attempt, again });
     }
 
-    fn due_at(&self, step: usize, from: i64) -> i64 {
+    pub(super) fn due_at(&self, step: usize, from: i64) -> i64 {
         let timeout = self.task.plan.step(step).timeout.unwrap_or(self.timing.default_timeout);
         let patience = (timeout.saturating_add(self.timing.overdue_after)).as_millis();
         from.saturating_add(i64::try_from(patience).unwrap_or(i64::MAX))
