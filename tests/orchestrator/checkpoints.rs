@@ -36,7 +36,7 @@ fn a_checkpoint_moves_forward_only_and_every_later_request_carries_it() {
     assert_eq!((world.state("a"), place(&world)), (StepState::WaitingForRetry, (1, 3, 3)));
     let again = world.checkpoint("a", 1, 4);
     let next = world.checkpoint("a", 2, 4);
-    assert_eq!(world.outcomes(vec![again, next]), [Outcome::Stale, Outcome::Applied]);
+    assert_eq!(world.outcomes(vec![again, next]), [Outcome::Duplicate, Outcome::Applied]);
     assert_eq!((world.state("a"), place(&world)), (StepState::InProgress, (1, 4, 4)));
     let success = world.success("a", 2);
     assert_eq!(world.outcomes(vec![success]), [Outcome::Applied]);
