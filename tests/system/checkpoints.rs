@@ -4,10 +4,12 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 use tasker_worker_rust::catalog::Catalog;
+use tasker_worker_rust::dead_letters::Replayed;
 use tasker_worker_rust::orchestrator::by_hand::{ByHand, Decision};
 use tasker_worker_rust::{Checkpoint, Namespace, Step, StepError, StepResult, template};
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::dead_letters::{becomes, parked, taken};
 use crate::ledger::Lab;
 use crate::on_both_brokers;
 use crate::support::{Desk, Kind, NAMESPACE, Report, eventually, within};
@@ -17,6 +19,7 @@ on_both_brokers! {
     a_step_goes_on_from_each_checkpoint_and_adds_up
     an_attempt_that_fails_goes_on_from_the_last_checkpoint
     a_checkpoint_outlives_its_orchestrator_and_a_reset_by_hand_goes_on_from_it
+    a_replay_from_the_dead_letters_goes_on_from_the_checkpoint
     a_cancelled_task_ends_at_the_next_checkpoint
     a_worker_that_stops_hands_on_what_was_reached
     a_worker_killed_between_checkpoints_loses_one_part
@@ -141,11 +144,30 @@ async fn an_attempt_that_fails_goes_on_from_the_last_checkpoint(kind: Kind) {
     system.close().await;
 }
 
+/// In the first life of a step: after a replay its parts are counted anew.
+fn in_its_first_life(step: &Step<u64>) -> Option<StepError> {
+    (step.request().part > 0).then(|| StepError::permanent("no such row"))
+}
+
+async fn a_replay_from_the_dead_letters_goes_on_from_the_checkpoint(kind: Kind) {
+    let (sum, _begun) = Sum::new(NOWHERE, in_its_first_life);
+    let system = sum.system(kind).await;
+    let task_uuid = system.submit("orders", "adding", json!(6)).await;
+    assert_eq!(system.finished(task_uuid).await.status, "error");
+    let (broker, names) = (system.broker.clone(), system.config.names());
+    parked(&broker, &names, 1).await;
+    let mut letter = taken(&broker, &names).await.remove(0);
+    assert_eq!(within(letter.replay(&broker.publisher(), &names)).await, Ok(Replayed::Done));
+    becomes(&system, task_uuid, "complete").await;
+    assert_eq!(system.output(task_uuid, "sum").await, 15);
+    let mut wanted = first_attempt(0..4);
+    wanted.extend(first_attempt(3..6));
+    assert_eq!(sum.parts(), wanted);
+    system.close().await;
+}
+
 async fn a_checkpoint_outlives_its_orchestrator_and_a_reset_by_hand_goes_on_from_it(kind: Kind) {
-    let (sum, mut begun) = Sum::new(2, |step| {
-        // In its first life: nothing of a request tells how often it was replayed but where it goes on.
-        (step.request().part > 0).then(|| StepError::permanent("no such row"))
-    });
+    let (sum, mut begun) = Sum::new(2, in_its_first_life);
     let mut system = sum.system(kind).await;
     let task_uuid = system.submit("orders", "adding", json!(6)).await;
     within(begun.recv()).await;
