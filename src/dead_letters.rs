@@ -274,6 +274,7 @@ impl Letter {
     fn message(&self, names: &Names) -> Option<Message> {
         let mut request = self.request.clone()?;
         request.attempt = 1;
+        request.part = 0;
         request.previous_error = None;
         request.previous_attempt_at = None;
         request.not_before = None;

@@ -4,6 +4,7 @@ pub mod api;
 pub mod batch;
 pub mod broker;
 pub mod catalog;
+pub mod checkpoint;
 pub mod client;
 mod clock;
 pub mod config;
@@ -25,6 +26,7 @@ pub mod worker;
 pub mod workflows;
 
 pub use batch::{Batch, Batches};
+pub use checkpoint::Checkpoint;
 pub use config::Config;
 pub use decision::Decision;
 pub use error::Error;

@@ -17,6 +17,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::batch::Batch;
+use crate::checkpoint::Checkpoint;
 pub use crate::control::ControlMessage;
 use crate::error::sentence;
 use crate::retry::RetryPolicy;
@@ -79,6 +80,13 @@ pub struct StepExecutionRequest {
     pub handler: HandlerSpec,
     /// Which execution this is, from 1.
     pub attempt: u32,
+    /// Which part of its work this asks for, from 0: how many checkpoints the step has reported. The next attempt after a
+    /// failure counts on.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub part: u32,
+    /// Where the step goes on, once it has reported that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Checkpoint>,
     /// How many executions the step may have.
     pub max_attempts: u32,
     /// How long one execution may take; the worker's default where absent.
@@ -134,15 +142,18 @@ impl StepExecutionRequest {
         }
     }
 
-    /// The id of the message of this `kind` about this attempt: the same however often it is published.
+    /// The id of the message of this `kind` about this part of this attempt: the same however often it is published.
     pub fn message_id(&self, kind: &str) -> String {
-        message_id(self.step_uuid, self.attempt, kind)
+        message_id(self.step_uuid, self.attempt, self.part, kind)
     }
 }
 
-/// The id of the message of this `kind` about one attempt of one step.
-pub fn message_id(step_uuid: Uuid, attempt: u32, kind: &str) -> String {
-    format!("{step_uuid}:{attempt}:{kind}")
+/// The id of the message of this `kind` about one part of one attempt of one step.
+pub fn message_id(step_uuid: Uuid, attempt: u32, part: u32, kind: &str) -> String {
+    match part {
+        0 => format!("{step_uuid}:{attempt}:{kind}"),
+        part => format!("{step_uuid}:{attempt}.{part}:{kind}"),
+    }
 }
 
 /// A message's id with how often its step was replayed: a replay counts its attempts from 1 again.
@@ -187,6 +198,9 @@ pub struct StepExecutionResult {
     /// Which execution this is the result of, from 1.
     #[serde(default = "first_attempt")]
     pub attempt: u32,
+    /// Which part of its work was the last, as in the request.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub part: u32,
     /// Whether the handler succeeded.
     pub success: bool,
     /// The same, and whether the step was cancelled.
@@ -359,6 +373,10 @@ fn current_version() -> u32 {
 
 fn first_attempt() -> u32 {
     1
+}
+
+fn is_first(part: &u32) -> bool {
+    *part == 0
 }
 
 fn unexpected() -> String {

@@ -4,6 +4,9 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use serde::Serialize;
+
+use crate::checkpoint::Checkpoint;
 use crate::message::{ErrorType, Json, StepExecutionError};
 use crate::retry::RetryPolicy;
 
@@ -33,6 +36,8 @@ pub type StepResult<T> = Result<T, StepError>;
 pub struct StepError {
     pub(crate) error: StepExecutionError,
     pub(crate) retry_after: Option<Duration>,
+    /// No failure: how far the step has come.
+    pub(crate) checkpoint: Option<Box<Checkpoint>>,
 }
 
 impl StepError {
@@ -61,6 +66,23 @@ impl StepError {
                 details: None,
             },
             retry_after: None,
+            checkpoint: None,
+        }
+    }
+
+    /// No failure: the step is not done yet, and [goes on from here](Checkpoint) when it is called next. No attempt is spent.
+    ///
+    /// A checkpoint that has no JSON form, or is the one the step went on from, is a permanent failure.
+    pub fn checkpoint<C: Serialize, A: Serialize>(checkpoint: Checkpoint<C, A>) -> Self {
+        match checkpoint.encode() {
+            Ok(checkpoint) => Self {
+                checkpoint: Some(Box::new(checkpoint)),
+                ..Self::retryable("the step is not done yet, and goes on from its checkpoint")
+            },
+            Err(error) => {
+                let text = format_args!("the checkpoint has no JSON form: {error}");
+                Self::new(ErrorType::ResultRefused, false, text)
+            }
         }
     }
 
@@ -139,6 +161,8 @@ pub(crate) fn chain(error: &dyn StdError) -> String {
 pub enum Outcome {
     /// The handler returned a value.
     Succeeded(Json),
+    /// The handler has done part of its work.
+    Reached(Checkpoint),
     /// The handler failed, timed out, panicked, or could not be called.
     Failed(StepError),
     /// The task was cancelled before or while the handler ran.
@@ -152,6 +176,8 @@ pub enum Outcome {
 pub enum Verdict {
     /// Publish the result, then ack.
     Complete(Json),
+    /// Publish the request to go on from here, then ack; no attempt is spent.
+    GoOn(Checkpoint),
     /// Publish the next attempt's request, then ack.
     Retry {
         /// What this attempt failed with.
@@ -213,6 +239,7 @@ impl DeadReason {
 pub fn decide(outcome: Outcome, attempt: u32, max_attempts: u32, policy: &RetryPolicy) -> Verdict {
     let error = match outcome {
         Outcome::Succeeded(data) => return Verdict::Complete(data),
+        Outcome::Reached(checkpoint) => return Verdict::GoOn(checkpoint),
         Outcome::Cancelled => return Verdict::Cancel,
         Outcome::Interrupted => return Verdict::HandBack,
         Outcome::Failed(error) => error,
@@ -263,6 +290,15 @@ mod tests {
                 decide(Outcome::Succeeded(Json::null()), attempt, 3, &policy()),
                 Verdict::Complete(Json::null())
             );
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_is_gone_on_from_on_any_attempt() {
+        let reached = Checkpoint { cursor: Json::null(), ..Checkpoint::default() };
+        for attempt in [1, 3, 9] {
+            let verdict = decide(Outcome::Reached(reached.clone()), attempt, 3, &policy());
+            assert_eq!(verdict, Verdict::GoOn(reached.clone()));
         }
     }
 

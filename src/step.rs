@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::batch::Batch;
+use crate::checkpoint::Checkpoint;
 use crate::message::{ErrorType, HandlerSpec, Json, PROTOCOL_VERSION, StepExecutionRequest, StepOutput};
 use crate::outcome::{StepError, StepResult};
 use crate::retry::RetryPolicy;
@@ -114,7 +115,26 @@ impl<C> Step<C> {
         Ok(Batch { id: batch.id, start: cursor(batch.start)?, end: cursor(batch.end)?, size: batch.size })
     }
 
-    /// How the template divides the work of this batchable step; the defaults where it does not say.
+    /// Where the step goes on, if it has [reported](StepError::checkpoint) that: its cursor read as `T`, its results as `A`.
+    ///
+    /// # Errors
+    /// Permanent: when the checkpoint does not fit `T` and `A`.
+    pub fn checkpoint<T: DeserializeOwned, A: DeserializeOwned>(
+        &self,
+    ) -> StepResult<Option<Checkpoint<T, A>>> {
+        let Some(checkpoint) = &self.request.checkpoint else { return Ok(None) };
+        let refused = |problem| {
+            let text = format_args!("step {:?} cannot read its checkpoint: {problem}", self.name());
+            StepError::validation(text).code("INVALID_CHECKPOINT")
+        };
+        Ok(Some(Checkpoint {
+            cursor: checkpoint.cursor.parse().map_err(refused)?,
+            items_processed: checkpoint.items_processed,
+            accumulated_results: checkpoint.accumulated_results.parse().map_err(refused)?,
+        }))
+    }
+
+    /// How the template divides the work of this batchable step or batch worker; the defaults where it does not say.
     pub fn batch_config(&self) -> BatchConfig {
         self.request.batch_config.clone().unwrap_or_default()
     }
@@ -227,6 +247,8 @@ impl<C: Serialize + DeserializeOwned> Step<C> {
             step_name: "step_under_test".to_owned(),
             handler: HandlerSpec::default(),
             attempt: 1,
+            part: 0,
+            checkpoint: None,
             max_attempts: 3,
             timeout_ms: None,
             retry: RetryPolicy::default(),
@@ -266,6 +288,18 @@ impl<C: Serialize + DeserializeOwned> Step<C> {
     #[must_use]
     pub fn with_batch(mut self, batch: Batch) -> Self {
         Arc::make_mut(&mut self.request).batch = Some(batch);
+        self
+    }
+
+    /// Makes this go on from a checkpoint.
+    ///
+    /// # Panics
+    /// When the checkpoint does not encode as JSON.
+    #[must_use]
+    pub fn with_checkpoint<T: Serialize, A: Serialize>(mut self, checkpoint: Checkpoint<T, A>) -> Self {
+        let request = Arc::make_mut(&mut self.request);
+        request.part += 1;
+        request.checkpoint = Some(checkpoint.encode().expect("the checkpoint encodes as JSON"));
         self
     }
 

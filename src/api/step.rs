@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::checkpoint::Checkpoint;
 use crate::message::{Json, StepExecutionError};
 
 /// How ready a step is to run.
@@ -71,6 +72,9 @@ pub struct StepResponse {
     /// Why its last attempt failed. Ours: the public API shows errors only inside `results`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<StepExecutionError>,
+    /// How far it has come, by the last checkpoint that its handler reported. Ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Checkpoint>,
     /// Its state.
     pub current_state: String,
     /// Whether every step it waits for is complete.

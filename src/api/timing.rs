@@ -32,7 +32,7 @@ pub struct StepTiming {
     /// Until the broker had confirmed the request. The orchestrator's clock.
     #[serde(default)]
     pub enqueued_ms: Option<i64>,
-    /// The attempts before the last one, and the waits between. Clocks of orchestrator and workers.
+    /// The attempts before the last one, what that one did before its last checkpoint, and the waits between. Clocks of orchestrator and workers.
     #[serde(default)]
     pub retries_ms: Option<i64>,
     /// Until the request arrived at a worker. From the orchestrator's clock to the worker's.

@@ -14,6 +14,9 @@ pub const DELIVERY_LIMIT: u32 = 20;
 /// where nothing is said, and drop the message where there is no dead-letter exchange; 3.10 does not know -1.
 pub const NO_DELIVERY_LIMIT: u32 = 1_000_000;
 
+/// The first word of the keys that are bound beside those of the delays.
+const CHECKPOINT: &str = "checkpoint";
+
 /// The names of one installation: everything starts with its prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
@@ -50,7 +53,8 @@ impl Names {
         self.name("results")
     }
 
-    /// Exchange of retries: each goes to a delay queue and to the orchestrator.
+    /// Exchange of retries: each goes to a delay queue and to the orchestrator. What goes on from a checkpoint goes to its
+    /// step queue at once, and to the orchestrator.
     pub fn retries(&self) -> String {
         self.name("retries")
     }
@@ -110,6 +114,16 @@ pub fn result_key(namespace: &str, status: &str) -> String {
 /// Routing key of a retry that waits for `rung`.
 pub fn retry_key(namespace: &str, rung: Duration) -> String {
     format!("retry.{namespace}.{}", rung.as_millis())
+}
+
+/// Routing key of the request to go on from a checkpoint.
+pub fn checkpoint_key(namespace: &str, step_name: &str) -> String {
+    bounded(format!("{CHECKPOINT}.{namespace}.{step_name}"))
+}
+
+/// Whether a message with this key goes on from a checkpoint.
+pub fn is_checkpoint_key(key: &str) -> bool {
+    key.split('.').next() == Some(CHECKPOINT)
 }
 
 /// Routing key of a dead letter.
@@ -298,6 +312,9 @@ impl Topology {
             self.bind(&parked, &names.dead_letters(), &key);
             self.bind(&orchestrator, &names.dead_letters(), &key);
         }
+        let key = format!("{CHECKPOINT}.{namespace}.#");
+        self.bind(&requests, &names.retries(), &key);
+        self.bind(&orchestrator, &names.retries(), &key);
     }
 
     fn exchange(&mut self, name: &str, kind: ExchangeKind, alternate: Option<&str>) {

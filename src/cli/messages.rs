@@ -6,7 +6,9 @@ use clap::{Subcommand, ValueEnum};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
-use tasker_worker_rust::broker::topology::{Names, dead_key, result_key, retry_key, step_key};
+use tasker_worker_rust::broker::topology::{
+    Names, checkpoint_key, dead_key, result_key, retry_key, step_key,
+};
 use tasker_worker_rust::message::{
     ControlMessage, ErrorType, StepExecutionRequest, StepExecutionResult, header,
 };
@@ -141,7 +143,7 @@ fn asyncapi() -> Value {
         "info": {
             "title": "tasker-worker-rust: a worker",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "What a worker receives and sends. Every request is answered with one result, retry or dead letter, \
+            "description": "What a worker receives and sends. Every request is answered with one result, retry, checkpoint or dead letter, \
                 and acked after that is confirmed; any message may come more than once. docs/messages.md has the words.",
             "license": { "name": "MIT" },
         },
@@ -166,6 +168,12 @@ fn asyncapi() -> Value {
                 of_namespace("delay_ms", "How long the broker keeps it: one of the delays of broker.delay_ladder."),
                 "retry",
             ),
+            "checkpoints": topic(
+                names.retries(),
+                checkpoint_key(namespace, "{step_name}"),
+                of_namespace("step_name", "The step's name."),
+                "checkpoint",
+            ),
             "deadLetters": topic(
                 names.dead_letters(),
                 dead_key(namespace, "{reason}"),
@@ -182,6 +190,7 @@ fn asyncapi() -> Value {
             "receiveRequest": operation("receive", "requests", "Run one attempt of a step."),
             "sendResult": operation("send", "results", "The step completed, failed for good, or was cancelled."),
             "sendRetry": operation("send", "retries", "The step failed; this is its next attempt's request."),
+            "sendCheckpoint": operation("send", "checkpoints", "Part of the step is done; this is the request for the rest."),
             "sendDeadLetter": operation("send", "deadLetters", "The step failed for good; this is its request."),
             "receiveControl": operation("receive", "control", "Stop the steps of a task, or pause a namespace."),
         },
@@ -225,6 +234,7 @@ fn messages() -> Value {
         "request": message("step.request", "Run one attempt of a step", "StepExecutionRequest", &of_step),
         "result": result,
         "retry": message("step.retry", "The next attempt's request", "StepExecutionRequest", &answer),
+        "checkpoint": message("step.checkpoint", "The request for the rest of a step", "StepExecutionRequest", &answer),
         "deadLetter": message("step.dead_letter", "The request as it came", "StepExecutionRequest", &dead),
         "control": control,
     })

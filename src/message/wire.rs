@@ -25,6 +25,9 @@ pub(super) struct Request {
     handler_config: Option<Json>,
     #[schemars(range(min = 1))]
     attempt: Option<u32>,
+    #[serde(default)]
+    part: u32,
+    checkpoint: Option<Checkpoint>,
     max_attempts: Option<u32>,
     timeout_ms: Option<u64>,
     retry: Option<RetryPolicy>,
@@ -98,6 +101,8 @@ impl TryFrom<Request> for StepExecutionRequest {
             step_name: wire.step_name,
             handler,
             attempt,
+            part: wire.part,
+            checkpoint: wire.checkpoint,
             max_attempts: wire.max_attempts.or(older.max_attempts).unwrap_or(3),
             timeout_ms: wire.timeout_ms.or(older.timeout_ms),
             retry: wire.retry.unwrap_or_default(),

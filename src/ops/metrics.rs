@@ -61,7 +61,8 @@ metrics! {
     retries: IntCounterVec = "tasker_worker_retries_total" ["namespace", "step"],
     /// Dead letters decided on, and requests refused to the dead letters.
     dead_letters: IntCounterVec = "tasker_worker_dead_letters_total" ["namespace", "reason"],
-    /// Requests that came again, by what became of them (joined the running step, replayed its answer, run).
+    /// Requests that came again, by what became of them (joined the running step, replayed its answer, overtaken by what its step
+    /// went on with, run).
     redeliveries: IntCounterVec = "tasker_worker_redeliveries_total" ["namespace", "outcome"],
     /// Settlements of deliveries whose channel was gone.
     stale_settlements: IntCounter = "tasker_worker_stale_settlements_total",
@@ -87,7 +88,7 @@ metrics! {
     tasks_submitted: IntCounterVec = "tasker_orchestrator_tasks_submitted_total" ["namespace"],
     /// Tasks that reached a terminal state.
     tasks_finished: IntCounterVec = "tasker_orchestrator_tasks_finished_total" ["namespace", "state"],
-    /// Messages applied, by kind (result, retry, dead_letter) and what came of them (applied, duplicate, stale, unknown, refused).
+    /// Messages applied, by kind (result, retry, checkpoint, dead_letter) and what came of them (applied, duplicate, stale, unknown, refused).
     messages_applied: IntCounterVec = "tasker_orchestrator_messages_total" ["kind", "outcome"],
     /// Time to apply one batch of messages, its transaction included.
     apply_seconds: Histogram = "tasker_orchestrator_apply_seconds",

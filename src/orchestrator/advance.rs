@@ -23,9 +23,11 @@ pub enum Event {
     Result(Box<StepExecutionResult>),
     /// A worker put off a step: this is the next attempt's request.
     Retry(Box<StepExecutionRequest>),
+    /// A worker did part of a step: this is the request for the rest.
+    Checkpoint(Box<StepExecutionRequest>),
     /// A request went to the dead letters.
     DeadLetter(Box<DeadLetter>),
-    /// One of the three above, about a request that was made from a dead letter.
+    /// One of those above, about a request that was made from a dead letter.
     Replayed {
         /// How often the step was replayed by then.
         replays: u32,
@@ -56,6 +58,8 @@ pub struct DeadLetter {
     pub step_name: String,
     /// The attempt the request was for.
     pub attempt: u32,
+    /// The part of it.
+    pub part: u32,
     /// What is recorded as the step's error.
     pub error: StepExecutionError,
     /// Why it is a dead letter.
@@ -177,7 +181,7 @@ pub struct Timing {
 pub struct Advance {
     /// What became of it.
     pub outcome: Outcome,
-    /// What has to be done, in order. Empty unless the event was applied.
+    /// What has to be done, in order. Where the event was not applied, nothing but to stop what runs in vain.
     pub effects: Vec<Effect>,
 }
 
@@ -194,6 +198,7 @@ pub fn advance(task: &mut Task, event: &Event, timing: &Timing) -> Advance {
         Event::Submitted => turn.submitted(),
         Event::Result(result) => turn.result(result),
         Event::Retry(request) => turn.retry(request),
+        Event::Checkpoint(request) => turn.checkpoint(request),
         Event::DeadLetter(letter) => turn.dead_letter(letter),
         Event::Replayed { .. } => Outcome::Refused,
         Event::Cancel => turn.cancel(),
@@ -252,7 +257,7 @@ impl Turn<'_> {
         // A success of an attempt that was retried meanwhile counts: a step that succeeded is not run again
         // if we can help it, and the later attempt's answer will find it complete.
         let any_attempt_will_do = to == StepState::Complete && self.task.steps[step].state.is_open();
-        if !any_attempt_will_do && let Some(late) = self.too_late(step, result.attempt) {
+        if !any_attempt_will_do && let Some(late) = self.too_late(step, result.attempt, result.part) {
             return late;
         }
         self.reopen(step, "replayed");
@@ -313,7 +318,7 @@ impl Turn<'_> {
         let Some(failed) = request.attempt.checked_sub(1).filter(|attempt| *attempt > 0) else {
             return Outcome::Refused;
         };
-        if let Some(late) = self.too_late(step, failed) {
+        if let Some(late) = self.too_late(step, failed, request.part) {
             return late;
         }
         self.reopen(step, "replayed");
@@ -323,6 +328,8 @@ impl Turn<'_> {
         let due_at = self.due_at(step, not_before.max(now));
         let run = &mut self.task.steps[step];
         run.attempts = failed;
+        run.part = request.part;
+        run.checkpoint = request.checkpoint.clone().or(run.checkpoint.take());
         run.last_attempted_at = Some(millis(request.previous_attempt_at));
         run.last_failure_at = run.last_attempted_at;
         run.error = request.previous_error.clone();
@@ -338,7 +345,7 @@ impl Turn<'_> {
 
     fn dead_letter(&mut self, letter: &DeadLetter) -> Outcome {
         let Some(step) = self.task.find(&letter.step_name, letter.step_uuid) else { return Outcome::Unknown };
-        if let Some(late) = self.too_late(step, letter.attempt) {
+        if let Some(late) = self.too_late(step, letter.attempt, letter.part) {
             return late;
         }
         self.reopen(step, "replayed");
@@ -376,8 +383,8 @@ impl Turn<'_> {
         Outcome::Applied
     }
 
-    /// What an answer about `attempt` is if the step no longer waits for it.
-    fn too_late(&self, step: usize, attempt: u32) -> Option<Outcome> {
+    /// What an answer about this part of `attempt` is if the step no longer waits for it.
+    pub(super) fn too_late(&self, step: usize, attempt: u32, part: u32) -> Option<Outcome> {
         let run = &self.task.steps[step];
         match run.state {
             _ if self.replays < run.replays => Some(Outcome::Stale),
@@ -389,6 +396,8 @@ impl Turn<'_> {
                 Some(Outcome::Duplicate)
             }
             state if state.is_finished() || attempt <= run.attempts => Some(Outcome::Stale),
+            // An attempt that nobody has told of before counts from its own checkpoint.
+            _ if attempt == run.attempts + 1 && part < run.part => Some(Outcome::Stale),
             _ => None,
         }
     }
@@ -422,6 +431,7 @@ impl Turn<'_> {
         }
         run.replays = self.replays;
         run.attempts = 0;
+        run.part = 0;
         run.completed_at = None;
         let reason = Some(why.to_owned());
         if run.state == StepState::Error {
@@ -451,7 +461,7 @@ impl Turn<'_> {
         self.effects.push(Effect::Send { step, attempt, again });
     }
 
-    fn due_at(&self, step: usize, from: i64) -> i64 {
+    pub(super) fn due_at(&self, step: usize, from: i64) -> i64 {
         let timeout = self.task.plan.step(step).timeout.unwrap_or(self.timing.default_timeout);
         let patience = (timeout.saturating_add(self.timing.overdue_after)).as_millis();
         from.saturating_add(i64::try_from(patience).unwrap_or(i64::MAX))

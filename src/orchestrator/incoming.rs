@@ -4,17 +4,19 @@ use uuid::Uuid;
 
 use super::advance::{DeadLetter, Event};
 use crate::broker::Delivery;
-use crate::broker::topology::Names;
+use crate::broker::topology::{Names, is_checkpoint_key};
 use crate::dead_letters::death;
 use crate::message::{StepExecutionError, StepExecutionRequest, StepExecutionResult};
 
-/// What kind of message a delivery is, by the exchange it went through.
+/// What kind of message a delivery is, by the exchange it went through and its key there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
     /// An answer for good.
     Result,
     /// A step put off.
     Retry,
+    /// A step that goes on from a checkpoint.
+    Checkpoint,
     /// A request that nobody will answer.
     DeadLetter,
     /// Something that should not be in this queue.
@@ -27,6 +29,7 @@ impl Kind {
         match self {
             Self::Result => "result",
             Self::Retry => "retry",
+            Self::Checkpoint => "checkpoint",
             Self::DeadLetter => "dead_letter",
             Self::Foreign => "foreign",
         }
@@ -36,6 +39,9 @@ impl Kind {
     pub(super) fn of(delivery: &Delivery, names: &Names) -> Self {
         match delivery.exchange.as_str() {
             exchange if exchange == names.results() => Self::Result,
+            exchange if exchange == names.retries() && is_checkpoint_key(&delivery.routing_key) => {
+                Self::Checkpoint
+            }
             exchange if exchange == names.retries() => Self::Retry,
             exchange if exchange == names.dead_letters() => Self::DeadLetter,
             _ => Self::Foreign,
@@ -57,6 +63,10 @@ pub(super) fn read(kind: Kind, delivery: &Delivery) -> Result<(Uuid, Event), Str
         Kind::Retry => {
             let request = StepExecutionRequest::decode(body).map_err(|error| error.to_string())?;
             (request.task_uuid, Event::Retry(Box::new(request)))
+        }
+        Kind::Checkpoint => {
+            let request = StepExecutionRequest::decode(body).map_err(|error| error.to_string())?;
+            (request.task_uuid, Event::Checkpoint(Box::new(request)))
         }
         Kind::DeadLetter => {
             let request = StepExecutionRequest::decode(body).map_err(|error| error.to_string())?;
@@ -88,6 +98,7 @@ pub(super) fn dead_letter(
         step_uuid: request.step_uuid,
         step_name: request.step_name.clone(),
         attempt: request.attempt,
+        part: request.part,
         error,
         reason,
     }))

@@ -188,7 +188,9 @@ impl Writer {
                 );
                 match kind {
                     // Of these the broker has another copy, which is or will be parked.
-                    Kind::Retry | Kind::DeadLetter => settle(delivery.acker, Disposition::Ack),
+                    Kind::Retry | Kind::Checkpoint | Kind::DeadLetter => {
+                        settle(delivery.acker, Disposition::Ack)
+                    }
                     Kind::Result | Kind::Foreign => {
                         let letter = outgoing::refused(&delivery, &reason, &self.names);
                         tokio::spawn(park(self.broker.publisher(), letter, delivery.acker));

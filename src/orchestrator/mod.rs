@@ -11,6 +11,7 @@ mod apply;
 pub mod by_hand;
 mod cache;
 mod changes;
+mod checkpoint;
 pub mod dag;
 mod declare;
 mod growth;

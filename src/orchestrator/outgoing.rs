@@ -35,6 +35,8 @@ pub fn request(task: &Task, step: usize, attempt: u32, now: i64, names: &Names) 
         step_name: definition.name.clone(),
         handler: definition.handler.clone(),
         attempt,
+        part: run.part,
+        checkpoint: run.checkpoint.clone(),
         max_attempts: definition.max_attempts,
         timeout_ms: definition.timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
         retry: definition.retry.clone(),
@@ -86,7 +88,8 @@ pub fn dead_letter(task: &Task, step: usize, attempt: u32, reason: &str, now: i6
     message.exchange = names.dead_letters();
     message.routing_key = dead_key(namespace, reason);
     let properties = &mut message.properties;
-    properties.message_id = Some(replayed_message_id(message_id(run.uuid, attempt, "dead"), run.replays));
+    properties.message_id =
+        Some(replayed_message_id(message_id(run.uuid, attempt, run.part, "dead"), run.replays));
     properties.kind = Some("step.dead_letter".to_owned());
     properties.headers.set(header::REASON, reason);
     if let Some(error) = &run.error {
@@ -120,14 +123,14 @@ pub(super) fn refused(delivery: &Delivery, reason: &str, names: &Names) -> Messa
 /// Tells every worker that the task is cancelled.
 pub fn cancel(task: &Task, now: i64, names: &Names) -> Message {
     let order = ControlMessage::CancelTask { task_uuid: task.uuid };
-    control(task, message_id(task.uuid, 0, "cancel"), &order, now, names)
+    control(task, message_id(task.uuid, 0, 0, "cancel"), &order, now, names)
 }
 
 /// Tells every worker to stop what it runs of a step.
 pub fn stop(task: &Task, step: usize, now: i64, names: &Names) -> Message {
     let run = &task.steps[step];
     let order = ControlMessage::StopStep { step_uuid: run.uuid, replays: run.replays };
-    let id = replayed_message_id(message_id(run.uuid, run.attempts, "stop"), run.replays);
+    let id = replayed_message_id(message_id(run.uuid, run.attempts, run.part, "stop"), run.replays);
     control(task, id, &order, now, names)
 }
 

@@ -50,8 +50,9 @@ fn broker_wait(task: &Task, step: usize, result: &StepExecutionResult) {
     let (run, metadata) = (&task.steps[step], &result.metadata);
     let arrived = metadata.started_at.map(|at| at.as_millisecond() - millis(metadata.queue_wait_ms));
     let from = match metadata.broker_wait_ms {
-        // A retry waits in the broker because it has to, until the time its worker counts from.
-        Some(waited) if result.attempt > 1 => arrived.map(|at| at - millis(Some(waited))),
+        // A retry waits in the broker because it has to, until the time its worker counts from; the rest of a step was
+        // requested by its worker.
+        Some(waited) if result.attempt > 1 || result.part > 0 => arrived.map(|at| at - millis(Some(waited))),
         _ => run.sent_at.or(run.enqueued_at),
     };
     observe_between(&task.plan.template().namespace, "broker_wait", from, arrived);

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::dag::Plan;
+use crate::checkpoint::Checkpoint;
 use crate::message::{Json, StepExecutionError};
 use crate::trace::TraceContext;
 
@@ -78,7 +79,7 @@ states! {
         Pending = "pending",
         /// Requested; it waits in the broker or runs in a worker.
         Enqueued = "enqueued",
-        /// Running.
+        /// Running, and told of a checkpoint.
         InProgress = "in_progress",
         /// Ran; its result is on the way.
         EnqueuedForOrchestration = "enqueued_for_orchestration",
@@ -166,6 +167,10 @@ pub struct StepRun {
     pub state: StepState,
     /// Executions that have begun, as far as we were told. An open step's request is for the next one.
     pub attempts: u32,
+    /// The part of the next one that its request is for: how many checkpoints have been reported since the last replay.
+    pub part: u32,
+    /// Where it goes on, by the last of them.
+    pub checkpoint: Option<Checkpoint>,
     /// How often it was replayed from the dead letters. Each time its attempts are counted anew.
     pub replays: u32,
     /// What its handler returned.
@@ -201,6 +206,8 @@ impl StepRun {
             exists: false,
             state: StepState::Pending,
             attempts: 0,
+            part: 0,
+            checkpoint: None,
             replays: 0,
             output: None,
             error: None,

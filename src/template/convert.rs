@@ -84,6 +84,7 @@ fn step(step: &StepTemplate) -> RawStep {
             let raw = RawBatch {
                 batch_size: Some(batch.batch_size),
                 parallelism: Some(batch.parallelism),
+                checkpoint_interval: batch.checkpoint_interval,
                 cursor_field: Some(batch.cursor_field.clone()),
                 worker_template: batch.worker_template.clone().map(At::from),
                 failure_strategy: Some(batch.failure_strategy),

@@ -265,6 +265,9 @@ pub(super) struct RawBatch {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000))]
     pub(super) parallelism: Option<u32>,
+    /// Items after which a batch worker reports how far it is; its handler's choice where it is missing or 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) checkpoint_interval: Option<u32>,
     /// The item's field that cursors count by; id where it is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) cursor_field: Option<String>,

@@ -43,6 +43,7 @@ pub(super) fn kind(step: &RawStep, steps: &[RawStep]) -> StepKind {
             StepKind::Batchable(BatchConfig {
                 batch_size: raw.batch_size.unwrap_or(default.batch_size),
                 parallelism: raw.parallelism.unwrap_or(default.parallelism),
+                checkpoint_interval: raw.checkpoint_interval,
                 cursor_field: raw.cursor_field.unwrap_or(default.cursor_field),
                 worker_template: raw
                     .worker_template

@@ -100,6 +100,9 @@ pub struct BatchConfig {
     pub batch_size: u32,
     /// Instances that run at once.
     pub parallelism: u32,
+    /// Items after which a batch worker reports a [checkpoint](crate::Checkpoint), where it reports any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_interval: Option<u32>,
     /// The item's field that cursors count by.
     pub cursor_field: String,
     /// The batch worker whose instances do the work; where absent, the step's result names it.
@@ -113,6 +116,7 @@ impl Default for BatchConfig {
         Self {
             batch_size: 1_000,
             parallelism: 10,
+            checkpoint_interval: None,
             cursor_field: "id".to_owned(),
             worker_template: None,
             failure_strategy: FailureStrategy::default(),

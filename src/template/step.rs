@@ -66,9 +66,12 @@ const DELAYS: &[Keys] = &[
     (&["jitter"], Unused("the worker's setting worker.retry.jitter says whether delays are spread")),
 ];
 const BATCH: &[Keys] = &[
-    (&["batch_size", "parallelism", "cursor_field", "worker_template", "failure_strategy"], Used),
-    (&["checkpoint_interval"], Unused("a batch is not resumed half-way: one that fails is done again")),
-    (&["resumable"], Unused("a batch is not resumed half-way: one that fails is done again")),
+    (&["batch_size", "parallelism", "checkpoint_interval"], Used),
+    (&["cursor_field", "worker_template", "failure_strategy"], Used),
+    (
+        &["resumable"],
+        Unused("a batch goes on from the last checkpoint that its handler reported, if it reports any"),
+    ),
 ];
 
 impl RawStep {
@@ -303,6 +306,10 @@ fn batch(fields: &Fields<'_>, place: &str, notes: &mut Notes) -> Option<RawBatch
     Some(RawBatch {
         batch_size: batch.whole(&["batch_size"], 1..=100_000, notes).map(|at| at.value),
         parallelism: batch.whole(&["parallelism"], 1..=1_000, notes).map(|at| at.value),
+        checkpoint_interval: batch
+            .whole(&["checkpoint_interval"], 0..=u32::MAX, notes)
+            .map(|at| at.value)
+            .filter(|items| *items > 0),
         cursor_field: batch.text(&["cursor_field"], notes).map(|at| at.value),
         worker_template: batch.text(&["worker_template"], notes),
         failure_strategy: batch

@@ -46,7 +46,8 @@ pub(super) struct Work {
 impl Work {
     /// What makes two requests the same one.
     pub(super) fn key(&self) -> Key {
-        Key { step_uuid: self.request.step_uuid, attempt: self.request.attempt, replays: self.replays }
+        let StepExecutionRequest { step_uuid, attempt, part, .. } = *self.request;
+        Key { step_uuid, replays: self.replays, attempt, part }
     }
 }
 

@@ -118,11 +118,13 @@ async fn run(core: &Core, work: &Work, polled: &mut Duration) -> Outcome {
     }
 }
 
-/// A handler that finished has finished, told to stop or not; one that failed then was cut off.
+/// A handler that finished has finished, told to stop or not, and so has one that came to a checkpoint, unless nobody
+/// wants the rest; one that failed then was cut off.
 fn after(answer: StepResult<Json>, cancelled: bool, interrupted: bool) -> Outcome {
     match answer {
         Ok(data) => Outcome::Succeeded(data),
         Err(_) if cancelled => Outcome::Cancelled,
+        Err(StepError { checkpoint: Some(reached), .. }) => Outcome::Reached(*reached),
         Err(_) if interrupted => Outcome::Interrupted,
         Err(error) => Outcome::Failed(error),
     }

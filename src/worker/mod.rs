@@ -113,6 +113,7 @@ async fn process(core: SharedCore, namespace: Arc<str>, delivery: Delivery) {
         note(&work, &entered, redelivered);
         let (running, answer, span) = match entered {
             Entered::Joined => return,
+            Entered::Overtaken(running) => return settle::ack(running),
             Entered::Finished(running, answer) => (running, answer, OpenSpan::nothing()),
             Entered::New(running) if work.too_early => {
                 (running, Arc::from([Arc::new(settle::postponed(&core, &work))]), OpenSpan::nothing())
@@ -142,6 +143,7 @@ fn note(work: &Work, entered: &Entered, redelivered: bool) {
     let outcome = match entered {
         Entered::Joined => "joined",
         Entered::Finished(..) => "replayed",
+        Entered::Overtaken(_) => "overtaken",
         Entered::New(_) if redelivered => "run",
         Entered::New(_) => return,
     };

@@ -13,8 +13,9 @@ use super::execute::Timing;
 use super::ledger::{Answer, Running};
 use super::trace::OpenSpan;
 use super::{Core, SharedCore};
-use crate::broker::topology::{dead_key, result_key, retry_key};
+use crate::broker::topology::{checkpoint_key, dead_key, result_key, retry_key};
 use crate::broker::{Acker, Disposition, Headers, Message, Properties, PublishError};
+use crate::checkpoint::Checkpoint;
 use crate::clock;
 use crate::message::{
     ErrorType, ExecutionMetadata, Json, PROTOCOL_VERSION, ResultStatus, StepExecutionError,
@@ -31,6 +32,8 @@ const HEADER_ERROR_BYTES: usize = 1024;
 const DETAILS_BYTES: usize = 64 * 1024;
 /// The kind of a message that goes to the delay queues.
 const RETRY: &str = "step.retry";
+/// The kind of a message that asks for the rest of a step.
+const CHECKPOINT: &str = "step.checkpoint";
 /// The first pause before a message that was not confirmed is published again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
@@ -46,6 +49,7 @@ pub(super) fn answer(core: &Core, work: &Work, verdict: Verdict, timing: &Timing
             let result = result(core, work, timing, ResultStatus::Cancelled, Json::null(), Some(error));
             ("cancelled", vec![result])
         }
+        Verdict::GoOn(reached) => ("checkpointed", vec![rest(core, work, reached)]),
         Verdict::Retry { error, delay } => ("retried", vec![retry(core, work, &error, delay)]),
         Verdict::Fail { error, reason } => ("failed", fail(core, work, timing, &error, reason)),
         Verdict::HandBack => {
@@ -102,9 +106,9 @@ impl Settlement {
     /// Publishes the next message. What follows, [`heard`](Self::heard) decides.
     pub(super) async fn publish(mut self) {
         let message = self.answer[self.said].clone();
-        // A result counts whoever reports it. A retry would be run beside that of whoever has the request now.
-        let is_retry = message.properties.kind.as_deref() == Some(RETRY);
-        if is_retry && !self.running.is_held() {
+        // A result counts whoever reports it. What is run would be run beside that of whoever has the request now.
+        let is_request = matches!(message.properties.kind.as_deref(), Some(RETRY | CHECKPOINT));
+        if is_request && !self.running.is_held() {
             return debug!("The delivery is no longer ours; if it comes back, its answer is ready");
         }
         self.published = Instant::now();
@@ -156,7 +160,8 @@ impl Settlement {
     }
 }
 
-fn ack(running: Running) {
+/// Acks all deliveries of a request that is answered.
+pub(super) fn ack(running: Running) {
     for delivery in running.leave() {
         if delivery.settle(Disposition::Ack).is_err() {
             debug!("Answered, but the delivery could not be acked any more; the broker hands it out again");
@@ -191,29 +196,50 @@ pub(super) fn hand_back(running: Running) {
     }
 }
 
-/// Replaces a result too large to be sent by the failure to send it.
+/// Replaces what is too large to be sent by the failure to send it, and a checkpoint that would be reported for ever by
+/// the failure to go on.
 fn sendable(core: &Core, request: &StepExecutionRequest, verdict: Verdict, timing: &Timing) -> Verdict {
-    let Verdict::Complete(data) = &verdict else { return verdict };
     let limit = core.config.broker.max_message_bytes;
-    // The envelope around a result stays well below this.
-    let size = data.get().len() + 4096 + request.step_name.len();
-    if size <= limit {
+    let (what, bytes, envelope) = match &verdict {
+        // The envelope around a result stays well below this.
+        Verdict::Complete(data) => ("result", data.get().len(), 4096 + request.step_name.len()),
+        Verdict::GoOn(reached) if request.checkpoint.as_ref() == Some(reached) => {
+            let problem = "the checkpoint is the one that the step went on from: it would never end";
+            return refused(problem);
+        }
+        Verdict::GoOn(reached) => {
+            let bytes = reached.cursor.get().len() + reached.accumulated_results.get().len();
+            let earlier = request.checkpoint.as_ref();
+            let earlier = earlier.map_or(0, |at| at.cursor.get().len() + at.accumulated_results.get().len());
+            ("checkpoint", bytes, request.encode().len() - earlier + 256)
+        }
+        _ => return verdict,
+    };
+    if bytes + envelope <= limit {
         return verdict;
     }
-    warn!(
-        result_bytes = data.get().len(),
-        ran_ms = timing.ran.as_millis() as u64,
-        "The step's result is too large"
-    );
-    let error = StepError::new(
-        ErrorType::ResultRefused,
-        false,
-        format_args!(
-            "the result has {} bytes, max_message_bytes is {limit}; store it elsewhere and return a reference",
-            data.get().len()
-        ),
-    );
+    warn!(what, bytes, ran_ms = timing.ran.as_millis() as u64, "What the step returned is too large");
+    refused(format_args!(
+        "the {what} has {bytes} bytes, max_message_bytes is {limit}; store it elsewhere and return a reference"
+    ))
+}
+
+fn refused(problem: impl std::fmt::Display) -> Verdict {
+    let error = StepError::new(ErrorType::ResultRefused, false, problem);
     Verdict::Fail { error, reason: DeadReason::PermanentError }
+}
+
+/// What asks for the rest of a step. No delay queue holds it up: it waits behind what waits already.
+fn rest(core: &Core, work: &Work, reached: Checkpoint) -> Message {
+    let mut next = StepExecutionRequest::clone(&work.request);
+    next.part += 1;
+    debug!(part = next.part, items_processed = reached.items_processed, "The step goes on from a checkpoint");
+    next.checkpoint = Some(reached);
+    next.created_at = Some(clock::now());
+    next.not_before = None;
+    let key = checkpoint_key(&next.namespace, &next.step_name);
+    let message = outgoing(core, work, core.names.retries(), key);
+    with_body(message, CHECKPOINT, next.message_id("request"), Bytes::from(next.encode()))
 }
 
 fn retry(core: &Core, work: &Work, error: &StepError, delay: Delay) -> Message {
@@ -291,6 +317,7 @@ fn result(
         namespace: request.namespace.clone(),
         step_name: request.step_name.clone(),
         attempt: request.attempt,
+        part: request.part,
         success: status == ResultStatus::Completed,
         status,
         data,

@@ -62,14 +62,15 @@ pub(super) fn span(core: &Core, work: &Work, verdict: &Verdict, started: Timesta
     if let Some(message_id) = &work.message_id {
         span = span.with("messaging.message.id", message_id.as_str());
     }
-    // Its parent is the attempt before, or the one that died, by the header that attempt wrote.
-    if (request.attempt > 1 || work.replays > 0)
+    // Its parent is the part or the attempt before, or the one that died, by the header that one wrote.
+    if (request.part > 0 || request.attempt > 1 || work.replays > 0)
         && let Some(before) = &work.requested_by
     {
         span = span.linked_to(before.clone());
     }
     let (outcome, error) = match verdict {
         Verdict::Complete(_) => ("completed", None),
+        Verdict::GoOn(_) => ("checkpointed", None),
         Verdict::Cancel => ("cancelled", None),
         Verdict::Retry { error, .. } => ("retried", Some(error)),
         Verdict::Fail { error, .. } => ("failed", Some(error)),

@@ -57,6 +57,7 @@ pub(crate) async fn answer_next_step(
         namespace: request.namespace,
         step_name: request.step_name,
         attempt: request.attempt,
+        part: request.part,
         success: outcome.is_ok(),
         status,
         data: outcome.clone().unwrap_or_default(),

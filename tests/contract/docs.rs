@@ -118,17 +118,22 @@ fn both_spellings_of_the_example_are_the_same_request() {
 #[test]
 fn the_field_tables_name_every_field_and_say_what_happens_without_it() {
     let retry_fields = ["previous_error", "previous_attempt_at", "not_before"];
-    let full_request = sent(&values::request_full());
+    let mut full_request = sent(&values::request_full());
+    let on = sent(&values::request_checkpoint());
+    for field in ["part", "checkpoint"] {
+        full_request[field] = on[field].clone();
+    }
     let mut only_retry = sent(&values::request_retry());
     only_retry.as_object_mut().unwrap().retain(|field, _| retry_fields.contains(&field.as_str()));
 
     let mut failed = sent(&values::result_completed());
+    failed["part"] = on["part"].clone();
     failed["error"] = sent(&values::result_failed())["error"].clone();
     let mut retried = full_request.clone();
     retried.as_object_mut().unwrap().append(&mut only_retry.as_object().unwrap().clone());
 
     type Read = fn(&Value) -> Result<Value, String>;
-    let expected: [(&str, &str, &Value, Read); 14] = [
+    let expected: [(&str, &str, &Value, Read); 15] = [
         ("request", "", &full_request, request),
         ("handler", "/handler", &full_request, request),
         ("retry policy", "/retry", &full_request, request),
@@ -136,6 +141,7 @@ fn the_field_tables_name_every_field_and_say_what_happens_without_it() {
         ("batch_config", "/batch_config", &full_request, request),
         ("batch", "/batch", &full_request, request),
         ("retry", "", &retried, request),
+        ("checkpoint", "/checkpoint", &full_request, request),
         ("result", "", &failed, result),
         ("metadata", "/metadata", &failed, result),
         ("error", "/error", &failed, result),

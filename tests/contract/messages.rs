@@ -36,6 +36,7 @@ fn golden_requests_read_as_expected() {
         (golden!("request_minimal"), values::request_minimal()),
         (golden!("request_older_spelling"), values::request_older_spelling()),
         (golden!("request_retry"), values::request_retry()),
+        (golden!("request_checkpoint"), values::request_checkpoint()),
     ] {
         assert_eq!(request_of(golden), expected);
     }
@@ -46,6 +47,7 @@ fn requests_are_written_as_in_the_golden_files() {
     for (golden, message) in [
         (golden!("request_full"), values::request_full()),
         (golden!("request_retry"), values::request_retry()),
+        (golden!("request_checkpoint"), values::request_checkpoint()),
     ] {
         assert_eq!(sent(&message), value(golden));
         assert_eq!(serde_json::from_slice::<Value>(&message.encode()).unwrap(), value(golden));

@@ -4,13 +4,13 @@ use jiff::Timestamp;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use tasker_worker_rust::Batch;
 use tasker_worker_rust::message::{
     ExecutionMetadata, HandlerSpec, Json, ResultStatus, StepExecutionError, StepExecutionRequest,
     StepExecutionResult, StepOutput,
 };
 use tasker_worker_rust::retry::{Backoff, RetryPolicy};
 use tasker_worker_rust::template::{BatchConfig, FailureStrategy};
+use tasker_worker_rust::{Batch, Checkpoint};
 use uuid::Uuid;
 
 use crate::values::text;
@@ -85,11 +85,12 @@ fn outputs() -> impl Strategy<Value = Vec<StepOutput>> {
 
 prop_compose! {
     fn batch_configs()(
-        (batch_size, parallelism) in (any::<u32>(), any::<u32>()),
+        (batch_size, parallelism, checkpoint_interval) in (any::<u32>(), any::<u32>(), option::of(any::<u32>())),
         (cursor_field, worker_template) in (any::<String>(), option::of(any::<String>())),
     ) -> BatchConfig {
         BatchConfig {
-            batch_size, parallelism, cursor_field, worker_template, failure_strategy: FailureStrategy::FailFast,
+            batch_size, parallelism, checkpoint_interval, cursor_field, worker_template,
+            failure_strategy: FailureStrategy::FailFast,
         }
     }
 }
@@ -97,6 +98,12 @@ prop_compose! {
 prop_compose! {
     fn batches()((id, start, end, size) in (any::<String>(), any::<u64>(), any::<String>(), any::<u64>())) -> Batch {
         Batch { id, start: start.into(), end: end.into(), size }
+    }
+}
+
+prop_compose! {
+    fn checkpoints()((cursor, items_processed, accumulated_results) in (json(), any::<u64>(), json())) -> Checkpoint {
+        Checkpoint { cursor, items_processed, accumulated_results }
     }
 }
 
@@ -111,11 +118,12 @@ prop_compose! {
         (created_at, previous_error, previous_attempt_at, not_before) in
             (option::of(timestamps()), option::of(errors()), option::of(timestamps()), option::of(timestamps())),
         (batch_config, batch) in (option::of(batch_configs()), option::of(batches())),
+        (part, checkpoint) in (any::<u32>(), option::of(checkpoints())),
     ) -> StepExecutionRequest {
         StepExecutionRequest {
             protocol_version, task_uuid, step_uuid, namespace, task_name, task_version, step_name,
             handler: HandlerSpec { callable, initialization },
-            attempt, max_attempts, timeout_ms, retry, task_data, sequence_data, correlation_id, created_at,
+            attempt, part, checkpoint, max_attempts, timeout_ms, retry, task_data, sequence_data, correlation_id, created_at,
             previous_error, previous_attempt_at, not_before, batch_config, batch,
         }
     }
@@ -124,8 +132,8 @@ prop_compose! {
 prop_compose! {
     fn results()(
         (task_uuid, step_uuid, namespace, step_name) in (uuids(), uuids(), namespaces(), names()),
-        (protocol_version, attempt, success, duration_ms) in
-            (any::<u32>(), any::<u32>(), any::<bool>(), any::<u64>()),
+        (protocol_version, attempt, part, success, duration_ms) in
+            (any::<u32>(), any::<u32>(), any::<u32>(), any::<bool>(), any::<u64>()),
         status in prop_oneof![
             Just(ResultStatus::Completed), Just(ResultStatus::Failed), Just(ResultStatus::Cancelled)
         ],
@@ -138,7 +146,7 @@ prop_compose! {
             (any::<String>(), any::<String>(), any::<String>(), any::<String>()),
     ) -> StepExecutionResult {
         StepExecutionResult {
-            protocol_version, task_uuid, step_uuid, namespace, step_name, attempt, success, status, data, error,
+            protocol_version, task_uuid, step_uuid, namespace, step_name, attempt, part, success, status, data, error,
             metadata: ExecutionMetadata {
                 executed_at, started_at, execution_environment, memory_usage_kb, cpu_time_ms, worker_id,
                 worker_hostname, worker_version, broker_wait_ms, queue_wait_ms,

@@ -6,13 +6,13 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Value, json};
-use tasker_worker_rust::Batch;
 use tasker_worker_rust::message::{
     ControlMessage, ExecutionMetadata, HandlerSpec, Json, ResultStatus, StepExecutionError,
     StepExecutionRequest, StepExecutionResult, StepOutput,
 };
 use tasker_worker_rust::retry::{Backoff, RetryPolicy};
 use tasker_worker_rust::template::{BatchConfig, FailureStrategy};
+use tasker_worker_rust::{Batch, Checkpoint};
 use uuid::{Uuid, uuid};
 
 pub(crate) const TASK: Uuid = uuid!("0198a3c0-5b7e-7d10-9c52-6f6a0a5d1e01");
@@ -46,6 +46,8 @@ pub(crate) fn request_full() -> StepExecutionRequest {
             initialization: text(r#"{"gateway": "test", "limit": 1.10}"#),
         },
         attempt: 1,
+        part: 0,
+        checkpoint: None,
         max_attempts: 5,
         timeout_ms: Some(30_000),
         retry: RetryPolicy { retryable: true, backoff: Backoff::Fibonacci, base_ms: 250, max_ms: 60_000 },
@@ -67,6 +69,7 @@ pub(crate) fn request_full() -> StepExecutionRequest {
         batch_config: Some(BatchConfig {
             batch_size: 250,
             parallelism: 4,
+            checkpoint_interval: Some(50),
             cursor_field: "order_id".to_owned(),
             worker_template: Some("process_payment".to_owned()),
             failure_strategy: FailureStrategy::Isolate,
@@ -91,6 +94,8 @@ pub(crate) fn request_minimal() -> StepExecutionRequest {
         step_name: "linear_step_1".to_owned(),
         handler: HandlerSpec { callable: String::new(), initialization: text("{}") },
         attempt: 1,
+        part: 0,
+        checkpoint: None,
         max_attempts: 3,
         timeout_ms: None,
         retry: RetryPolicy { retryable: true, backoff: Backoff::Exponential, base_ms: 1_000, max_ms: 30_000 },
@@ -153,6 +158,18 @@ pub(crate) fn request_retry() -> StepExecutionRequest {
     }
 }
 
+pub(crate) fn request_checkpoint() -> StepExecutionRequest {
+    StepExecutionRequest {
+        part: 3,
+        checkpoint: Some(Checkpoint {
+            cursor: text(r#"{"after": 12345678901234567890123, "page":  4}"#),
+            items_processed: 1_500,
+            accumulated_results: text(r#"{"sum": 1.10}"#),
+        }),
+        ..request_retry()
+    }
+}
+
 pub(crate) fn result_completed() -> StepExecutionResult {
     StepExecutionResult {
         protocol_version: 1,
@@ -161,6 +178,7 @@ pub(crate) fn result_completed() -> StepExecutionResult {
         namespace: "linear_workflow".to_owned(),
         step_name: "linear_step_1".to_owned(),
         attempt: 1,
+        part: 0,
         success: true,
         status: ResultStatus::Completed,
         data: text(r#"{"zeta": 12345678901234567890123, "alpha": 1.10}"#),

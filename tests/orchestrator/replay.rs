@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use tasker_worker_rust::Checkpoint;
 use tasker_worker_rust::broker::memory::MemoryBroker;
 use tasker_worker_rust::broker::topology::{Names, result_key, retry_key};
 use tasker_worker_rust::broker::{Broker, Message, Properties};
@@ -92,12 +93,19 @@ impl World {
         Event::Retry(Box::new(self.request(name, failed + 1)))
     }
 
+    /// The request for the rest of a step of which so many parts are done.
+    pub(crate) fn checkpoint(&self, name: &str, attempt: u32, part: u32) -> Event {
+        let checkpoint = Some(reached(part));
+        Event::Checkpoint(Box::new(StepExecutionRequest { part, checkpoint, ..self.request(name, attempt) }))
+    }
+
     pub(crate) fn dead_letter(&self, name: &str, attempt: u32) -> Event {
         let request = self.request(name, attempt);
         Event::DeadLetter(Box::new(DeadLetter {
             step_uuid: request.step_uuid,
             step_name: request.step_name,
             attempt,
+            part: request.part,
             error: failure("dead"),
             reason: "rejected".to_owned(),
         }))
@@ -106,6 +114,10 @@ impl World {
     pub(crate) fn outcomes(&mut self, events: Vec<Event>) -> Vec<Outcome> {
         events.into_iter().map(|event| self.hear(event).outcome).collect()
     }
+}
+
+pub(crate) fn reached(part: u32) -> Checkpoint {
+    Checkpoint { cursor: json!(part).into(), items_processed: part.into(), ..Checkpoint::default() }
 }
 
 pub(crate) fn replayed(replays: u32, event: Event) -> Event {

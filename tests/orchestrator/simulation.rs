@@ -17,10 +17,14 @@ use tasker_worker_rust::orchestrator::outgoing;
 use tasker_worker_rust::orchestrator::task::{StepState, Task, TaskState};
 use uuid::Uuid;
 
+use crate::replay::reached;
 use crate::support::{failure, template};
 
 /// No step is tried more often, so every simulation ends.
 const ATTEMPTS: u32 = 4;
+
+/// No step goes on more often.
+const PARTS: u32 = 3;
 
 /// A workflow: for each step the earlier ones it waits for, and whether it can be undone.
 #[derive(Debug, Clone)]
@@ -61,8 +65,8 @@ struct World {
     shape: Shape,
     task: Task,
     now: i64,
-    /// Requests the workers have not taken yet: step, attempt.
-    requests: Vec<(usize, u32)>,
+    /// Requests the workers have not taken yet: step, attempt, part.
+    requests: Vec<(usize, u32, u32)>,
     /// What is on its way to the orchestrator.
     inbox: Vec<Event>,
     heard: Vec<Event>,
@@ -130,19 +134,20 @@ impl World {
     /// A worker takes a request and answers it; sometimes the broker hands the request out twice.
     fn work(&mut self) {
         let Some(index) = Self::pick(&mut self.random, &self.requests) else { return };
-        let (step, attempt) = self.requests[index];
+        let (step, attempt, part) = self.requests[index];
         if self.random.random_bool(0.9) {
             self.requests.swap_remove(index);
         }
         let compensation = self.task.plan.target(step).is_some();
         let fails = self.shape.may_fail || compensation;
         let event = match self.random.random_range(0..100) {
-            0..60 => self.result(step, attempt, ResultStatus::Completed),
-            60..85 if attempt < ATTEMPTS => self.retry(step, attempt),
-            85..92 if fails => self.result(step, attempt, ResultStatus::Failed),
-            92..97 if fails => self.dead_letter(step, attempt),
-            97..98 if fails => self.result(step, attempt, ResultStatus::Cancelled),
-            _ => self.result(step, attempt, ResultStatus::Completed),
+            0..40 => self.result(step, attempt, part, ResultStatus::Completed),
+            40..60 if part < PARTS => self.checkpoint(step, attempt, part),
+            60..85 if attempt < ATTEMPTS => self.retry(step, attempt, part),
+            85..92 if fails => self.result(step, attempt, part, ResultStatus::Failed),
+            92..97 if fails => self.dead_letter(step, attempt, part),
+            97..98 if fails => self.result(step, attempt, part, ResultStatus::Cancelled),
+            _ => self.result(step, attempt, part, ResultStatus::Completed),
         };
         self.inbox.push(event);
     }
@@ -215,16 +220,27 @@ impl World {
             overdue_after: Duration::from_millis(500),
             resends: u32::MAX,
         };
-        let before = format!("{:?}", self.task);
+        let (before, places) = (format!("{:?}", self.task), self.places());
         let advanced = advance(&mut self.task, event, &timing);
         if advanced.outcome != Outcome::Applied {
-            assert!(advanced.effects.is_empty(), "{advanced:?}");
+            let in_vain = |effect: &Effect| matches!(effect, Effect::BroadcastCancel | Effect::Stop { .. });
+            assert!(advanced.effects.iter().all(in_vain), "{advanced:?}");
             assert_eq!(format!("{:?}", self.task), before);
+        } else if let Event::Checkpoint(request) = event {
+            let step = self.task.plan.find(&request.step_name).expect("it was applied");
+            assert!(places[step] < self.places()[step], "{request:?} is applied twice");
+            assert_eq!(self.task.steps[step].checkpoint, request.checkpoint);
         }
+        assert!(places.iter().zip(self.places()).all(|(before, after)| *before <= after), "{event:?}");
         for effect in advanced.effects {
             self.observe(effect, event);
         }
         advanced.outcome
+    }
+
+    /// How far each step is, as far as we were told: attempts and parts.
+    fn places(&self) -> Vec<(u32, u32)> {
+        self.task.steps.iter().map(|run| (run.attempts, run.part)).collect()
     }
 
     fn observe(&mut self, effect: Effect, event: &Event) {
@@ -237,7 +253,7 @@ impl World {
                     assert!(self.first_sends.insert(step), "step {step} is asked for twice");
                 }
                 self.check_request(step, attempt);
-                self.requests.push((step, attempt));
+                self.requests.push((step, attempt, self.task.steps[step].part));
             }
             Effect::Step { step, to, .. } if to.is_finished() => {
                 let output = match event {
@@ -254,7 +270,11 @@ impl World {
             }
             Effect::Task { to, .. } => assert_eq!(to.is_terminal(), self.task.state.is_terminal()),
             Effect::BroadcastCancel => assert_eq!(self.task.state, TaskState::Cancelled),
-            Effect::Park { .. } | Effect::Record(_) | Effect::Deadline | Effect::Stop { .. } => {
+            Effect::Stop { step } => {
+                let in_vain = matches!(event, Event::Checkpoint(_));
+                assert!(in_vain && self.ends.contains_key(&step), "step {step} is stopped by {event:?}");
+            }
+            Effect::Park { .. } | Effect::Record(_) | Effect::Deadline => {
                 panic!("without limits nothing is given up: {effect:?}")
             }
         }
@@ -344,7 +364,7 @@ impl World {
         self.task.plan.step(step).name.clone()
     }
 
-    fn result(&mut self, step: usize, attempt: u32, status: ResultStatus) -> Event {
+    fn result(&mut self, step: usize, attempt: u32, part: u32, status: ResultStatus) -> Event {
         let completed = status == ResultStatus::Completed;
         let data = if completed {
             json!([self.name(step), attempt, self.random.random::<u32>()])
@@ -358,6 +378,7 @@ impl World {
             namespace: "sim".to_owned(),
             step_name: self.name(step),
             attempt,
+            part,
             success: completed,
             status,
             data: data.into(),
@@ -368,19 +389,31 @@ impl World {
     }
 
     /// The retry goes to the orchestrator, and back to the workers.
-    fn retry(&mut self, step: usize, attempt: u32) -> Event {
-        let message = outgoing::request(&self.task, step, attempt + 1, self.now, &Names::default());
-        let mut request = StepExecutionRequest::decode(&message.body).expect("a request we wrote");
+    fn retry(&mut self, step: usize, attempt: u32, part: u32) -> Event {
+        let mut request = self.request(step, attempt + 1, part);
         request.previous_error = Some(failure("busy"));
-        self.requests.push((step, attempt + 1));
+        self.requests.push((step, attempt + 1, part));
         Event::Retry(Box::new(request))
     }
 
-    fn dead_letter(&self, step: usize, attempt: u32) -> Event {
+    /// So do the requests for the rest of a step.
+    fn checkpoint(&mut self, step: usize, attempt: u32, part: u32) -> Event {
+        self.requests.push((step, attempt, part + 1));
+        Event::Checkpoint(Box::new(self.request(step, attempt, part + 1)))
+    }
+
+    fn request(&self, step: usize, attempt: u32, part: u32) -> StepExecutionRequest {
+        let message = outgoing::request(&self.task, step, attempt, self.now, &Names::default());
+        let request = StepExecutionRequest::decode(&message.body).expect("a request we wrote");
+        StepExecutionRequest { part, checkpoint: (part > 0).then(|| reached(part)), ..request }
+    }
+
+    fn dead_letter(&self, step: usize, attempt: u32, part: u32) -> Event {
         Event::DeadLetter(Box::new(DeadLetter {
             step_uuid: self.task.steps[step].uuid,
             step_name: self.name(step),
             attempt,
+            part,
             error: failure("dead"),
             reason: "rejected".to_owned(),
         }))

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use tasker_worker_rust::Checkpoint;
 use tasker_worker_rust::broker::topology::Names;
 use tasker_worker_rust::message::{Json, ResultStatus, StepExecutionRequest, StepExecutionResult};
 use tasker_worker_rust::orchestrator::advance::{DeadLetter, Effect, Event, Outcome, Timing, advance};
@@ -40,6 +41,7 @@ fn events(task: &Task, now: i64) -> Vec<Event> {
                 namespace: "shop".to_owned(),
                 step_name: name.clone(),
                 attempt,
+                part: step.part,
                 success,
                 status,
                 data: Json::null(),
@@ -50,10 +52,15 @@ fn events(task: &Task, now: i64) -> Vec<Event> {
         }
         let message = outgoing::request(task, index, attempt + 1, now, &Names::default());
         events.push(Event::Retry(Box::new(StepExecutionRequest::decode(&message.body).expect("ours"))));
+        let message = outgoing::request(task, index, attempt, now, &Names::default());
+        let mut rest = StepExecutionRequest::decode(&message.body).expect("ours");
+        (rest.part, rest.checkpoint) = (1, Some(Checkpoint::default()));
+        events.push(Event::Checkpoint(Box::new(rest)));
         events.push(Event::DeadLetter(Box::new(DeadLetter {
             step_uuid: step.uuid,
             step_name: name.clone(),
             attempt,
+            part: step.part,
             error: failure("dead"),
             reason: "rejected".to_owned(),
         })));
@@ -108,7 +115,7 @@ fn explore(steps: &[(&str, Vec<&str>)], seen: &mut Seen) {
         // Overdue again at once.
         task.steps.iter_mut().filter(|step| step.due_at.is_some()).for_each(|step| step.due_at = Some(0));
         let step = |step: &tasker_worker_rust::orchestrator::task::StepRun| {
-            (step.exists, step.state, step.attempts, step.replays)
+            (step.exists, step.state, step.attempts, step.part, step.replays)
         };
         let situation = (task.state, task.steps.iter().map(step).collect::<Vec<_>>());
         if task.steps.iter().all(|step| step.attempts < 2 && step.replays < 2) && known.insert(situation) {

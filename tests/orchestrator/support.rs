@@ -206,6 +206,7 @@ pub(crate) fn result_of(request: &StepExecutionRequest, answer: Result<Value, &s
         namespace: request.namespace.clone(),
         step_name: request.step_name.clone(),
         attempt: request.attempt,
+        part: request.part,
         success: answer.is_ok(),
         status,
         data: answer.clone().map_or_else(|_| Json::null(), Json::from),

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tasker_worker_rust::message::HandlerSpec;
 use tasker_worker_rust::retry::RetryPolicy;
 use tasker_worker_rust::template::{BatchConfig, IdentityStrategy, StepKind, StepTemplate, Template};
-use tasker_worker_rust::{Batches, Decision, Namespace, Step, StepError, StepResult};
+use tasker_worker_rust::{Batches, Checkpoint, Decision, Namespace, Step, StepError, StepResult};
 
 use crate::locked;
 
@@ -244,8 +244,18 @@ fn digest(seed: u64, step: &str, attempt: u32, inputs: &[u64]) -> u64 {
     parts.fold(seed, |sum, part| (sum ^ part).wrapping_mul(0x0100_0000_01b3).rotate_left(17)) & 0xffff_ffff
 }
 
-/// How often each attempt was begun: context's seed, step, attempt.
-pub(crate) type Begun = Arc<Mutex<BTreeMap<(u64, String, u32), u32>>>;
+/// How often each part of each attempt was begun: context's seed, step, attempt; then the part.
+pub(crate) type Begun = Arc<Mutex<BTreeMap<(u64, String, u32), BTreeMap<u32, u32>>>>;
+
+/// After how many checkpoints a step comes to its end; most have none.
+fn checkpoints(context: Context, step: &str) -> u32 {
+    (digest(context.seed, "checkpoints", 0, &[digest(0, step, 0, &[])]) % 12).saturating_sub(8) as u32
+}
+
+/// The first part that an attempt goes wrong in, if it does.
+fn weak_part(context: Context, step: &str, attempt: u32) -> u32 {
+    (digest(context.seed, step, attempt, &[1]) % 4) as u32
+}
 
 /// The handlers of every workflow.
 pub(crate) fn namespaces(begun: &Begun) -> Vec<Namespace> {
@@ -270,9 +280,23 @@ pub(crate) fn namespaces(begun: &Begun) -> Vec<Namespace> {
 
 async fn handle(workflow: &Workflow, begun: Begun, step: Step<Context>) -> StepResult<Value> {
     let key = (step.context.seed, step.name().to_owned(), step.attempt());
-    *locked(&begun).entry(key).or_default() += 1;
+    let mut done: Checkpoint<u32, Vec<u32>> = step.checkpoint()?.unwrap_or_default();
+    *locked(&begun).entry(key).or_default().entry(done.cursor).or_default() += 1;
+    let behaviour = Behaviour::of(step.context, step.name(), step.attempt());
+    let mut last = checkpoints(step.context, step.name());
+    if !matches!(behaviour, Behaviour::Succeed { .. }) {
+        last = last.min(weak_part(step.context, step.name(), step.attempt()));
+    }
+    if done.accumulated_results != (0..done.cursor).collect::<Vec<_>>() {
+        return Err(StepError::permanent("a part was done twice, or not at all"));
+    }
+    if done.cursor < last {
+        done.accumulated_results.push(done.cursor);
+        done.cursor += 1;
+        return Err(StepError::checkpoint(done));
+    }
     let sleep = |ms| tokio::time::sleep(Duration::from_millis(ms));
-    match Behaviour::of(step.context, step.name(), step.attempt()) {
+    match behaviour {
         Behaviour::Succeed { after_ms } => sleep(after_ms).await,
         Behaviour::Fail { after_ms } => {
             sleep(after_ms).await;

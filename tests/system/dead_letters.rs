@@ -98,14 +98,14 @@ mod faults {
     }
 }
 
-async fn taken(broker: &Arc<dyn Broker>, names: &Names) -> Vec<Letter> {
+pub(crate) async fn taken(broker: &Arc<dyn Broker>, names: &Names) -> Vec<Letter> {
     let (letters, left) = within(take(&**broker, names, NAMESPACE)).await.expect("the queue is there");
     assert_eq!(left, 0);
     letters
 }
 
 /// Waits until as many letters are parked.
-async fn parked(broker: &Arc<dyn Broker>, names: &Names, count: u64) {
+pub(crate) async fn parked(broker: &Arc<dyn Broker>, names: &Names, count: u64) {
     let queue = names.dead_letter_queue(NAMESPACE);
     within(async {
         while broker.depth(&queue).await.expect("the broker answers") != Some(count) {
@@ -295,7 +295,7 @@ async fn shop(kind: Kind, steps: &str) -> (System, Arc<AtomicBool>, Arc<AtomicU3
     (System::open_with(kind, catalog, vec![handlers]).await, mended, paid)
 }
 
-async fn becomes(system: &System, task_uuid: Uuid, status: &str) {
+pub(crate) async fn becomes(system: &System, task_uuid: Uuid, status: &str) {
     within(async {
         while system.client.task(task_uuid).await.expect("the orchestrator answers").status != status {
             tokio::task::yield_now().await;

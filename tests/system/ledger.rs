@@ -29,10 +29,10 @@ on_both_brokers! {
 }
 
 /// A desk with a namespace of its own, and a way between worker and broker that can fail.
-struct Lab {
-    desk: Desk,
+pub(crate) struct Lab {
+    pub(crate) desk: Desk,
     line: Line,
-    namespace: String,
+    pub(crate) namespace: String,
     runs: Runs,
 }
 
@@ -45,7 +45,7 @@ enum Line {
 type Runs = Arc<Mutex<HashMap<(Uuid, u32), usize>>>;
 
 impl Lab {
-    async fn open(kind: Kind) -> Self {
+    pub(crate) async fn open(kind: Kind) -> Self {
         let namespace = format!("ledger-{}", Uuid::new_v4().simple());
         let (line, desk) = match kind {
             Kind::Embedded => {
@@ -61,7 +61,7 @@ impl Lab {
     }
 
     /// Connections for one worker.
-    fn connect(&self) -> Arc<dyn Broker> {
+    pub(crate) fn connect(&self) -> Arc<dyn Broker> {
         match &self.line {
             Line::Embedded(broker) => broker.connect(),
             Line::RabbitMq(proxy) => {
@@ -96,7 +96,7 @@ impl Lab {
     }
 
     /// Ends a worker as a crash does: nothing of it reaches the broker any more.
-    async fn kill(&self, worker: RunningWorker, broker: Arc<dyn Broker>) {
+    pub(crate) async fn kill(&self, worker: RunningWorker, broker: Arc<dyn Broker>) {
         self.cut().await;
         drop(worker);
         within(broker.close()).await;
@@ -105,14 +105,14 @@ impl Lab {
         }
     }
 
-    async fn worker(&self, config: Config, handler: Namespace) -> RunningWorker {
-        self.worker_on(self.connect(), config, handler).await
+    pub(crate) async fn worker(&self, config: Config, handler: Namespace) -> RunningWorker {
+        self.start(self.connect(), config, handler).await
     }
 
-    async fn worker_on(&self, broker: Arc<dyn Broker>, config: Config, handler: Namespace) -> RunningWorker {
+    pub(crate) async fn start(&self, on: Arc<dyn Broker>, config: Config, steps: Namespace) -> RunningWorker {
         // A worker that was killed in this process takes a moment to let go of its file.
         let worker = eventually("the worker starts", async || {
-            let worker = RustWorker::new(config.clone()).namespace(handler.clone()).broker(broker.clone());
+            let worker = RustWorker::new(config.clone()).namespace(steps.clone()).broker(on.clone());
             worker.start().await.ok()
         })
         .await;
@@ -159,7 +159,7 @@ impl Lab {
         (Namespace::new(self.namespace.as_str()).step("slow", handler), has_started, finish)
     }
 
-    fn request(&self, step_name: &str, context: serde_json::Value) -> StepExecutionRequest {
+    pub(crate) fn request(&self, step_name: &str, context: serde_json::Value) -> StepExecutionRequest {
         let mut request = self.desk.request(step_name, context);
         request.namespace.clone_from(&self.namespace);
         request
@@ -171,7 +171,7 @@ impl Lab {
         request
     }
 
-    async fn result(&mut self) -> (StepExecutionResult, String) {
+    pub(crate) async fn result(&mut self) -> (StepExecutionResult, String) {
         match self.desk.next().await {
             Report::Result(result, properties) => (result, properties.message_id.unwrap()),
             other => panic!("expected a result, got {other:?}"),
@@ -179,7 +179,7 @@ impl Lab {
     }
 
     /// How often a request that came again ended like this.
-    fn came_again(&self, outcome: &str) -> u64 {
+    pub(crate) fn came_again(&self, outcome: &str) -> u64 {
         METRICS.redeliveries.with_label_values(&[self.namespace.as_str(), outcome]).get()
     }
 
@@ -213,7 +213,7 @@ impl Lab {
         self.nothing_is_left().await;
     }
 
-    async fn nothing_is_left(self) {
+    pub(crate) async fn nothing_is_left(self) {
         let queue = self.desk.names.step_queue(&self.namespace);
         assert_eq!(self.desk.broker.depth(&queue).await, Ok(Some(0)));
         let channel_errors = METRICS.reconnects.with_label_values(&["precondition_failed"]).get();
@@ -436,7 +436,7 @@ async fn a_killed_worker_answers_from_its_file_when_it_is_back(kind: Kind) {
 
     // One step whose result is known, and one that could tell nobody.
     let broker = lab.connect();
-    let worker = lab.worker_on(broker.clone(), config.clone(), handler.clone()).await;
+    let worker = lab.start(broker.clone(), config.clone(), handler.clone()).await;
     let known = lab.ask("slow").await;
     finish.add_permits(1);
     let first = lab.result().await;

@@ -20,7 +20,7 @@ use tasker_worker_rust::client::Client;
 use tasker_worker_rust::config::{LadderConfig, TopologyMode};
 use tasker_worker_rust::pause::{pause, resume};
 use tasker_worker_rust::{
-    Config, Namespace, RunningWorker, RustWorker, Step, StepError, StepResult, template,
+    Checkpoint, Config, Namespace, RunningWorker, RustWorker, Step, StepError, StepResult, template,
 };
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -108,6 +108,9 @@ impl Scene {
 
 async fn quote(step: Step<Value>) -> StepResult<i64> {
     match (step.context["fails"].as_bool(), step.attempt()) {
+        (None, 2) if step.request().checkpoint.is_none() => {
+            Err(StepError::checkpoint(Checkpoint { cursor: 1, ..Checkpoint::<_, ()>::default() }))
+        }
         (Some(true), _) => Err(StepError::permanent("nobody sells that")),
         (_, 1) => Err(StepError::retryable("the price list is away")),
         _ => Ok(42),
@@ -136,9 +139,11 @@ async fn the_product_runs_with_the_exported_rights_which_permit_nothing_else() {
     let worker = worker.start().await.unwrap();
     within(worker.ready()).await;
 
-    // A retry, results, and a dead letter.
+    // A retry, a checkpoint, results, and a dead letter.
     let task = run(&client, json!({ "order": 1 })).await;
     assert_eq!((task.status.as_str(), task.steps[0].attempts), ("complete", 2), "{task:#?}");
+    let reached = client.step(task.task_uuid, "quote").await.unwrap().checkpoint;
+    assert_eq!(reached.expect("it has reported one").cursor.get(), "1");
     let failed = run(&client, json!({ "fails": true })).await;
     assert_eq!(failed.status, "error", "{failed:#?}");
     let names = config.names();
@@ -232,6 +237,7 @@ async fn a_worker_may_do_nothing_else(scene: &Scene, config: &Config) {
         (names.control(), ""),
         (names.results(), "result.billing.completed"),
         (names.retries(), "retry.billing.500"),
+        (names.retries(), "checkpoint.billing.bill"),
         (names.dead_letters(), "dead.billing.permanent"),
         (String::new(), mine.as_str()),
     ] {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tasker_worker_rust::broker::memory::MemoryBroker;
 use tasker_worker_rust::broker::rabbit::RabbitBroker;
-use tasker_worker_rust::broker::topology::{Names, Topology, step_key};
+use tasker_worker_rust::broker::topology::{Names, Topology, is_checkpoint_key, step_key};
 use tasker_worker_rust::broker::{
     Broker, BrokerStatus, Delivery, Disposition, Message, Properties, Publisher, Source, Subscription,
 };
@@ -126,6 +126,7 @@ pub(crate) struct Desk {
 pub(crate) enum Report {
     Result(StepExecutionResult, Properties),
     Retry(StepExecutionRequest, Properties),
+    Checkpoint(StepExecutionRequest, Properties),
     DeadLetter(Bytes, Properties),
 }
 
@@ -212,16 +213,18 @@ impl Desk {
 
     /// What arrives next at the orchestrator.
     pub(crate) async fn next(&mut self) -> Report {
-        let (exchange, properties, body) = loop {
+        let (exchange, routing_key, properties, body) = loop {
             let delivery = within(self.inbox.recv()).await.expect("the subscription lives");
-            let Delivery { exchange, properties, body, acker, .. } = delivery;
+            let Delivery { exchange, routing_key, properties, body, acker, .. } = delivery;
             // One that was cut off comes again.
             if acker.settle(Disposition::Ack).is_ok() {
-                break (exchange, properties, body);
+                break (exchange, routing_key, properties, body);
             }
         };
         if exchange == self.names.results() {
             Report::Result(StepExecutionResult::decode(&body).expect("results decode"), properties)
+        } else if exchange == self.names.retries() && is_checkpoint_key(&routing_key) {
+            Report::Checkpoint(StepExecutionRequest::decode(&body).expect("checkpoints decode"), properties)
         } else if exchange == self.names.retries() {
             Report::Retry(StepExecutionRequest::decode(&body).expect("retries decode"), properties)
         } else {
@@ -240,6 +243,13 @@ impl Desk {
         match self.next().await {
             Report::Retry(request, _) => request,
             other => panic!("expected a retry, got {other:?}"),
+        }
+    }
+
+    pub(crate) async fn next_checkpoint(&mut self) -> StepExecutionRequest {
+        match self.next().await {
+            Report::Checkpoint(request, _) => request,
+            other => panic!("expected a checkpoint, got {other:?}"),
         }
     }
 

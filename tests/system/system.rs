@@ -22,7 +22,7 @@ pub(crate) struct System {
     pub(crate) config: Config,
     pub(crate) broker: Arc<dyn Broker>,
     catalog: Catalog,
-    orchestrator: Orchestrator,
+    pub(crate) orchestrator: Orchestrator,
     server: Server,
     worker: Option<RunningWorker>,
     pub(crate) client: Client,

@@ -191,7 +191,10 @@ fn the_files_have_every_field_of_their_formats() {
 fn what_has_no_effect_is_told_with_its_reason_and_nothing_else_is_told() {
     for ((format, text), (count, some)) in FILES.iter().zip([
         (27, "line 11: handler_config has no effect: "),
-        (14, "step \"split\", batch_config: checkpoint_interval has no effect: a batch is not resumed half-way"),
+        (
+            14,
+            "step \"split\", batch_config: resumable has no effect: a batch goes on from the last checkpoint",
+        ),
         (5, "step \"read\": publishes_events has no effect: "),
         (0, ""),
     ]) {
@@ -270,6 +273,7 @@ fn every_field_with_an_effect_has_it() {
             ("", "split/dependencies", json!(["decide"])),
             ("", "split/batch_config/batch_size", json!(250)),
             ("", "split/batch_config/parallelism", json!(4)),
+            ("", "split/batch_config/checkpoint_interval", json!(50)),
             ("", "split/batch_config/cursor_field", json!("claim_id")),
             ("", "split/batch_config/worker_template", json!("pay")),
             ("", "split/batch_config/failure_strategy", json!("isolate")),

@@ -79,7 +79,7 @@ fn every_known_field_without_effect_is_told_with_its_reason() {
         IN_STEPS,
         &["method", "resolver"],
         &["multiplier", "jitter"],
-        &["checkpoint_interval", "resumable"],
+        &["resumable"],
         &[],
         &["task_handler", "handler_config", "task_config", "default_context", "default_options"],
         IN_STEPS,

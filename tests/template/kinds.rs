@@ -41,10 +41,11 @@ fn a_batch_config_counts_on_either_step_and_what_it_leaves_out_has_a_default() {
     let worker =
         |name: &str| BatchConfig { worker_template: Some(name.to_owned()), ..BatchConfig::default() };
     assert_eq!(batch_of(BATCHES), worker("work"), "the only worker that waits for it");
-    let whole = "batch_config: {batch_size: 20, parallelism: 3, cursor_field: row, worker_template: work, failure_strategy: fail_fast}";
+    let whole = "batch_config: {batch_size: 20, parallelism: 3, checkpoint_interval: 5, cursor_field: row, worker_template: work, failure_strategy: fail_fast}";
     let wanted = BatchConfig {
         batch_size: 20,
         parallelism: 3,
+        checkpoint_interval: Some(5),
         cursor_field: "row".to_owned(),
         worker_template: Some("work".to_owned()),
         failure_strategy: FailureStrategy::FailFast,
@@ -53,6 +54,8 @@ fn a_batch_config_counts_on_either_step_and_what_it_leaves_out_has_a_default() {
         let text = BATCHES.replace(&format!("type: {kind}"), &format!("type: {kind}, {whole}"));
         assert_eq!(batch_of(&text), wanted, "{kind}");
     }
+    let none = BATCHES.replace("type: batchable", "type: batchable, batch_config: {checkpoint_interval: 0}");
+    assert_eq!(batch_of(&none), worker("work"), "as good as left out");
     let two = format!("{BATCHES}  - {{name: other, type: batch_worker, dependencies: [analyze]}}\n");
     assert_eq!(batch_of(&two), BatchConfig::default(), "its result says which");
 }

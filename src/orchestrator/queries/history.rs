@@ -52,7 +52,7 @@ pub(crate) async fn audit(
         let success = state.is_some_and(StepState::satisfies);
         // Once it has succeeded, it does so no more: its output is of that change.
         let output = output.clone().filter(|_| success);
-        let result = OutcomeRow { output, result: change.result, error: None }.results()?;
+        let result = OutcomeRow { output, result: change.result, error: None, checkpoint: None }.results()?;
         let audit_uuid = Uuid::new_v5(&step_uuid, format!("transition {}", change.transition_id).as_bytes());
         Ok(StepAuditResponse {
             audit_uuid,

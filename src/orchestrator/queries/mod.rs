@@ -30,7 +30,7 @@ const STEPS: &str = "SELECT step_uuid, name, state, attempts, max_attempts, next
      WHERE task_uuid = ? ORDER BY position";
 
 /// What came of steps; more words say of which.
-const OUTCOMES: &str = "SELECT output, error, (SELECT result FROM transitions \
+const OUTCOMES: &str = "SELECT output, error, checkpoint, (SELECT result FROM transitions \
      WHERE transitions.step_uuid = steps.step_uuid AND result IS NOT NULL ORDER BY transition_id DESC LIMIT 1) \
      AS result FROM steps WHERE ";
 

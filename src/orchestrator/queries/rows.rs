@@ -111,6 +111,7 @@ pub(super) struct OutcomeRow {
     pub(super) output: Option<String>,
     pub(super) result: Option<String>,
     pub(super) error: Option<String>,
+    pub(super) checkpoint: Option<String>,
 }
 
 impl OutcomeRow {
@@ -194,6 +195,7 @@ impl TaskSteps {
             completed_at: step.completed_at.map(time).transpose()?,
             results: outcome.results()?,
             error: outcome.error.as_deref().map(parse).transpose()?,
+            checkpoint: outcome.checkpoint.as_deref().map(parse).transpose()?,
             current_state: step.state.clone(),
             dependencies_satisfied: readiness.dependencies_satisfied,
             retry_eligible: step.may_be_retried(readiness),

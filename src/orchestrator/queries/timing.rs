@@ -79,11 +79,11 @@ fn stages(row: &ClockRow, accepted: i64) -> Result<StepTiming> {
         ..StepTiming::default()
     };
     if let Some(result) = &row.result {
-        let StepExecutionResult { metadata, duration_ms, attempt, .. } = parse(result)?;
+        let StepExecutionResult { metadata, duration_ms, attempt, part, .. } = parse(result)?;
         let whole = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
         let waited = metadata.queue_wait_ms.map(whole);
         let arrived = metadata.started_at.map(|at| at.as_millisecond() - waited.unwrap_or(0));
-        if attempt > 1
+        if (attempt > 1 || part > 0)
             && let Some(in_broker) = metadata.broker_wait_ms.map(whole)
         {
             timing.retries_ms = between(sent_at, arrived.map(|at| at - in_broker));
@@ -119,11 +119,11 @@ mod tests {
         }
     }
 
-    fn with_result(attempt: u32, started_ms: i64, mut row: ClockRow) -> ClockRow {
+    fn with_result(attempt: u32, part: u32, started_ms: i64, mut row: ClockRow) -> ClockRow {
         let at = |ms| jiff::Timestamp::from_millisecond(ms).unwrap();
         let result = serde_json::json!({
             "task_uuid": Uuid::nil(), "step_uuid": Uuid::nil(), "namespace": "n", "step_name": "s",
-            "success": true, "status": "completed", "attempt": attempt, "duration_ms": 20,
+            "success": true, "status": "completed", "attempt": attempt, "part": part, "duration_ms": 20,
             "metadata": { "executed_at": at(started_ms + 20), "started_at": at(started_ms),
                 "broker_wait_ms": 2, "queue_wait_ms": 4 },
         });
@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn the_stages_of_a_step_add_up_to_its_time() {
-        let stages = stages(&with_result(1, 1_014, row("a", Some(1_041))), 900).unwrap();
+        let stages = stages(&with_result(1, 0, 1_014, row("a", Some(1_041))), 900).unwrap();
         let times = stages.stages().map(|(_, time)| time);
         assert_eq!(times, [Some(3), None, Some(7), Some(4), Some(20), Some(6), Some(1)]);
         assert_eq!(times.iter().flatten().sum::<i64>(), 41);
@@ -142,16 +142,19 @@ mod tests {
 
     #[test]
     fn earlier_attempts_are_a_stage_of_their_own() {
-        let mut row = with_result(2, 2_014, row("a", Some(2_041)));
-        row.received_at = Some(2_040);
-        let stages = stages(&row, 1_000).unwrap();
-        let times = stages.stages().map(|(_, time)| time);
-        assert_eq!(times, [Some(3), Some(1_005), Some(2), Some(4), Some(20), Some(6), Some(1)]);
+        // And so is what an attempt did before its last checkpoint.
+        for (attempt, part) in [(2, 0), (1, 3)] {
+            let mut row = with_result(attempt, part, 2_014, row("a", Some(2_041)));
+            row.received_at = Some(2_040);
+            let stages = stages(&row, 1_000).unwrap();
+            let times = stages.stages().map(|(_, time)| time);
+            assert_eq!(times, [Some(3), Some(1_005), Some(2), Some(4), Some(20), Some(6), Some(1)]);
+        }
     }
 
     #[test]
     fn what_a_slow_clock_makes_negative_counts_as_nothing_and_is_told() {
-        let stages = stages(&with_result(1, 507, row("a", Some(1_041))), 1_000).unwrap();
+        let stages = stages(&with_result(1, 0, 507, row("a", Some(1_041))), 1_000).unwrap();
         assert_eq!((stages.broker_wait_ms, stages.run_ms, stages.clamped_ms), (Some(0), Some(20), 500));
         assert_eq!(stages.confirm_ms, Some(513));
     }

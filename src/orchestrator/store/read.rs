@@ -90,7 +90,7 @@ impl Store {
             let steps = sqlx::query(
                 "SELECT name, step_uuid, state, attempts, output, error, enqueued_at, due_at, \
                  next_retry_at, last_attempted_at, last_failure_at, completed_at, replays, sent_again, \
-                 sent_at, received_at \
+                 sent_at, received_at, part, checkpoint \
                  FROM steps WHERE task_uuid = ?",
             )
             .bind(uuid)
@@ -273,6 +273,11 @@ fn read_step(row: &SqliteRow) -> Result<(String, StepRun), String> {
         sent_again: column(row, 13)?,
         sent_at: column(row, 14)?,
         received_at: column(row, 15)?,
+        part: column(row, 16)?,
+        checkpoint: column::<Option<String>>(row, 17)?
+            .map(|checkpoint| serde_json::from_str(&checkpoint))
+            .transpose()
+            .map_err(|error| format!("a step's checkpoint: {error}"))?,
         waits_for: 0,
     };
     Ok((column(row, 0)?, run))

@@ -151,7 +151,7 @@ async fn task_states(connection: &mut SqliteConnection, batch: &Batch) -> Result
 async fn new_steps(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     let head = "INSERT INTO steps (step_uuid, task_uuid, position, name, max_attempts, created_at, state, \
                 attempts, output, error, enqueued_at, due_at, next_retry_at, last_attempted_at, \
-                last_failure_at, completed_at, replays, sent_again, sent_at, received_at, updated_at) ";
+                last_failure_at, completed_at, replays, sent_again, sent_at, received_at, part, checkpoint, updated_at) ";
     bulk(connection, head, &batch.new_steps, "", |mut row, step| {
         row.push_bind(step.run.uuid.to_string())
             .push_bind(step.task_uuid.to_string())
@@ -166,7 +166,8 @@ async fn new_steps(connection: &mut SqliteConnection, batch: &Batch) -> Result<(
 
 async fn steps(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), sqlx::Error> {
     let head = "WITH new (step_uuid, state, attempts, output, error, enqueued_at, due_at, \
-                next_retry_at, last_attempted_at, last_failure_at, completed_at, replays, sent_again, sent_at, received_at, updated_at) AS (";
+                next_retry_at, last_attempted_at, last_failure_at, completed_at, replays, sent_again, sent_at, received_at, \
+                part, checkpoint, updated_at) AS (";
     // A step's output is bound only when it is new; otherwise the stored one stays.
     let tail = ") UPDATE steps SET state = new.state, attempts = new.attempts, \
                 output = COALESCE(new.output, steps.output), \
@@ -174,7 +175,7 @@ async fn steps(connection: &mut SqliteConnection, batch: &Batch) -> Result<(), s
                 next_retry_at = new.next_retry_at, last_attempted_at = new.last_attempted_at, \
                 last_failure_at = new.last_failure_at, completed_at = new.completed_at, \
                 replays = new.replays, sent_again = new.sent_again, sent_at = new.sent_at, \
-                received_at = new.received_at, updated_at = new.updated_at FROM new WHERE steps.step_uuid = new.step_uuid";
+                received_at = new.received_at, part = new.part, checkpoint = new.checkpoint, updated_at = new.updated_at FROM new WHERE steps.step_uuid = new.step_uuid";
     bulk(connection, head, &batch.steps, tail, |mut row, step| {
         row.push_bind(step.run.uuid.to_string());
         progress(&mut row, step, batch.now);
@@ -189,6 +190,9 @@ fn progress(row: &mut Separated<'_, Sqlite, &str>, step: &super::StepRow, now: i
         .error
         .as_ref()
         .map(|error| serde_json::to_string(error).expect("an error has string keys only and always encodes"));
+    let checkpoint = run.checkpoint.as_ref().map(|reached| {
+        serde_json::to_string(reached).expect("a checkpoint has string keys only and always encodes")
+    });
     row.push_bind(run.state.as_str())
         .push_bind(i64::from(run.attempts))
         .push_bind(run.output.as_ref().filter(|_| step.output).map(text))
@@ -203,6 +207,8 @@ fn progress(row: &mut Separated<'_, Sqlite, &str>, step: &super::StepRow, now: i
         .push_bind(i64::from(run.sent_again))
         .push_bind(run.sent_at)
         .push_bind(run.received_at)
+        .push_bind(i64::from(run.part))
+        .push_bind(checkpoint)
         .push_bind(now);
 }
 

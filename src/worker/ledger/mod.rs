@@ -4,7 +4,8 @@
 
 mod file;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,13 +25,15 @@ const ENVELOPE_BYTES: usize = 1_024;
 /// After the file could not be written, how long it is left alone.
 const REWRITE_PAUSE: Duration = Duration::from_secs(1);
 
-/// What makes two requests the same one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// What makes two requests the same one. Those of one attempt stand side by side, in the order of their parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Key {
     pub(super) step_uuid: Uuid,
-    pub(super) attempt: u32,
     /// A replay from the dead letters counts its attempts anew.
     pub(super) replays: u32,
+    pub(super) attempt: u32,
+    #[serde(default)]
+    pub(super) part: u32,
 }
 
 /// What is said about one attempt, in this order: the same messages however often they are said.
@@ -45,8 +48,8 @@ pub(super) struct Ledger {
 #[derive(Default)]
 struct Inner {
     /// The deliveries of each running step's request. One at least, the newest last.
-    running: HashMap<Key, Vec<Acker>>,
-    answers: HashMap<Key, Answer>,
+    running: BTreeMap<Key, Vec<Acker>>,
+    answers: BTreeMap<Key, Answer>,
     oldest_first: VecDeque<Key>,
     bytes: usize,
     file: Option<LedgerFile>,
@@ -60,6 +63,8 @@ pub(super) enum Entered {
     Joined,
     /// Its step has finished before: the answer is to be given again.
     Finished(Running, Answer),
+    /// Its step has gone on from the checkpoint that was the answer: there is nothing left to say.
+    Overtaken(Running),
     /// Not known.
     New(Running),
 }
@@ -97,8 +102,12 @@ impl Ledger {
             deliveries.push(delivery);
             return Entered::Joined;
         }
+        let overtaken = inner.knows_later_part(key);
         inner.running.insert(key, vec![delivery]);
         let running = Running { ledger: self.clone(), key };
+        if overtaken {
+            return Entered::Overtaken(running);
+        }
         match inner.answers.get(&key) {
             Some(answer) => Entered::Finished(running, answer.clone()),
             None => Entered::New(running),
@@ -112,6 +121,12 @@ impl Ledger {
 }
 
 impl Inner {
+    /// Whether a later part of the same attempt was here. It was asked for in answer to this one, so that the broker has it.
+    fn knows_later_part(&self, key: Key) -> bool {
+        let later = (Bound::Excluded(key), Bound::Included(Key { part: u32::MAX, ..key }));
+        self.running.range(later).next().is_some() || self.answers.range(later).next().is_some()
+    }
+
     /// Keeps an answer, and forgets the oldest ones beyond the limits. Tells whether it is kept.
     fn keep(&mut self, limits: &LedgerConfig, key: Key, answer: Answer) -> bool {
         let size = size(&answer);
