@@ -9,6 +9,7 @@ use tasker_worker_rust::message::{StepExecutionRequest, header};
 
 use super::{Program, stderr, stdout};
 use crate::support::{Kind, connect, delete, settings, within};
+use crate::terminal::{on_a_terminal, too_wide};
 
 #[test]
 fn dead_letters_are_listed_explained_replayed_and_discarded_on_rabbitmq() {
@@ -74,6 +75,13 @@ fn dead_letters_are_listed_explained_replayed_and_discarded_on_rabbitmq() {
     let text = stdout(&listed);
     for expected in ["GATEWAY_BUSY", "2026-01-01T00:00:00Z", "letter-1", "1 of 2 are listed"] {
         assert!(text.contains(expected), "{expected} is missing in:\n{text}");
+    }
+    let variables: Vec<(&str, &str)> =
+        program.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let narrow = on_a_terminal("dead-letters list --namespace linear_workflow", &variables);
+    assert_eq!(too_wide(&narrow), [""; 0]);
+    for expected in ["letter-1", "retries_exhausted", "no room for task", "--output json"] {
+        assert!(narrow.contains(expected), "{expected} is missing in:\n{narrow}");
     }
     let shown = program.run(&[&["dead-letters", "show", &step_uuid.to_string()][..], &namespace].concat());
     let text = stdout(&shown);
