@@ -130,6 +130,100 @@ fn a_template_is_converted_and_what_has_no_effect_told() {
     assert!(stderr(&output).contains(&warning), "{}", stderr(&output));
 }
 
+/// What a command prints for scripts.
+fn json(program: &Program, arguments: &[&str], code: i32) -> Value {
+    let output = program.run(&[arguments, &["--output", "json"]].concat());
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", stderr(&output));
+    serde_json::from_slice(&output.stdout).expect("the output is JSON and nothing else")
+}
+
+#[test]
+fn a_step_without_a_handler_is_found() {
+    let template = "namespace: linear_workflow\nname: more\nversion: 1.0.0\nsteps:\n\
+                    \x20 - name: linear_step_1\n  - name: linear_step_5\n";
+    let program = Program::new().write("config/workflows/more.yaml", template);
+    let rows = json(&program, &["handlers"], 1);
+    let found: Vec<(&Value, &Value)> =
+        rows.as_array().unwrap().iter().map(|row| (&row["step"], &row["handler"])).collect();
+    assert_eq!(found, [(&"linear_step_1".into(), &true.into()), (&"linear_step_5".into(), &false.into())]);
+    let table = program.run(&["handlers"]);
+    assert_eq!(table.status.code(), Some(1));
+    let missing = stdout(&table).lines().filter(|line| line.ends_with("MISSING")).count();
+    assert_eq!(missing, 1, "{}", stdout(&table));
+
+    let valid = json(&program, &["template", "validate"], 0);
+    assert_eq!(
+        (&valid["templates"][0]["name"], &valid["templates"][0]["steps"]),
+        (&"more".into(), &2.into())
+    );
+    let text = stdout(&program.run(&["template", "validate"]));
+    assert!(text.contains("linear_workflow  more  1.0.0"), "{text}");
+}
+
+#[test]
+fn the_schema_of_templates_is_printed_for_editors() {
+    let schema = json(&Program::new(), &["template", "schema"], 0);
+    assert!(schema["properties"]["steps"].is_object(), "{schema}");
+}
+
+#[test]
+fn right_settings_are_said_to_be_right() {
+    let program = Program::new().write("orchestrator.toml", "[orchestrator]\nmax_connections = 7\n");
+    let check = ["config", "check", "--for", "orchestrator", "--config", "orchestrator.toml"];
+    assert_eq!(stdout(&program.run(&check)), "the settings are right\n");
+    assert_eq!(json(&program, &check, 0), serde_json::json!({ "mistakes": [] }));
+    let show = ["config", "show", "--for", "orchestrator", "--config", "orchestrator.toml"];
+    assert_eq!(json(&program, &show, 0)["orchestrator"]["max_connections"], 7);
+}
+
+#[test]
+fn what_cannot_be_a_namespace_or_a_worker_is_refused_before_anybody_is_asked() {
+    for (arguments, said) in [
+        (&["topology", "verify", "--namespace", "a.b"][..], "\"a.b\" is no namespace"),
+        (&["topology", "export", "--worker", "billing=invoices,a b"], "\"a b\" is no namespace"),
+        (&["topology", "export", "--worker", "billing"], "expected USER=NAMESPACE"),
+        (&["submit", "linear_workflow"], "\"linear_workflow\" is not NAMESPACE/NAME"),
+        (&["submit", "a/b", "--context", "{"], "--context is not JSON"),
+        (&["submit", "a/b", "--context", "-"], "--context is not JSON"),
+        (&["submit", "a/b", "--context", "@no-such-file"], "no-such-file"),
+    ] {
+        let output = Program::new().run(arguments);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
+        assert!(stderr(&output).contains(said), "{arguments:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn exported_users_have_rights_on_what_they_serve_and_the_passwords_of_their_files() {
+    let program = Program::new().write("passwords/billing", "s3cret\n");
+    let export = ["topology", "export", "--worker", "billing=invoices,refunds", "--passwords", "passwords"];
+    let definitions = program.run(&export);
+    let text = stdout(&definitions);
+    assert_eq!(definitions.status.code(), Some(0), "{}", stderr(&definitions));
+    assert!(!text.contains("s3cret"), "a password is exported as its hash");
+    let definitions: Value = serde_json::from_str(&text).unwrap();
+    let users = definitions["users"].as_array().unwrap();
+    let billing = users.iter().find(|user| user["name"] == "billing").expect("the user is there");
+    assert!(billing["password_hash"].as_str().is_some_and(|hash| !hash.is_empty()), "{billing}");
+    assert!(text.contains("tasker.steps.invoices") && !text.contains("tasker.steps.linear_workflow"));
+
+    let unreadable = Program::new().write("passwords/billing/is-a-folder", "").run(&export);
+    assert_eq!(unreadable.status.code(), Some(64));
+    assert!(stderr(&unreadable).contains("passwords/billing"), "{}", stderr(&unreadable));
+}
+
+#[test]
+fn an_absent_broker_is_named_with_the_reason() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let program = Program::new()
+        .set("RABBITMQ_URL", format!("amqp://127.0.0.1:{port}/%2f"))
+        .set("TASKER__BROKER__CONNECT_TIMEOUT_MS", "500");
+    let output = program.run(&["topology", "declare", "--namespace", "orders"]);
+    assert_eq!(output.status.code(), Some(69));
+    let text = stderr(&output);
+    assert!(text.contains(&port.to_string()) && text.contains("cannot be reached"), "{text}");
+}
+
 #[test]
 fn an_absent_orchestrator_is_named_with_what_to_do() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

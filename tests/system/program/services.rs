@@ -12,7 +12,7 @@ use crate::support::{Kind, delete, rabbitmq_url, settings};
 
 #[test]
 fn an_orchestrator_with_keys_obeys_who_shows_one_and_one_without_warns() {
-    let keys = "[[api_keys]]\nkey = \"0123456789abcdef\"\npermissions = [\"tasks:create\"]\n";
+    let keys = "[[api_keys]]\nkey = \"0123456789abcdef\"\npermissions = [\"tasks:*\", \"steps:read\"]\n";
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let program = || {
         Program::new().set("RABBITMQ_URL", "amqp://127.0.0.1:1/%2f").set(
@@ -34,6 +34,21 @@ fn an_orchestrator_with_keys_obeys_who_shows_one_and_one_without_warns() {
     assert!(stderr(&refused).contains("set TASKER_API_KEY or --api-key-file"), "{}", stderr(&refused));
     let taken = secured.run(&[&submit[..], &["--api-key-file", "key"]].concat());
     assert!(taken.status.success(), "{}", stderr(&taken));
+
+    // Without its broker nobody works on it. The same key names the same task.
+    let again = |more: &[&str]| {
+        secured.run(&[&submit[..], &["--api-key-file", "key", "--idempotency-key", "k"], more].concat())
+    };
+    let task = stdout(&again(&[])).trim().to_owned();
+    let same = again(&["--output", "json"]);
+    let known: Value = serde_json::from_slice(&same.stdout).unwrap();
+    assert_eq!(known, serde_json::json!({ "task_uuid": task, "existed": true }));
+    let told = again(&["--wait", "--timeout", "1"]);
+    assert_eq!(told.status.code(), Some(75), "{}", stderr(&told));
+    assert!(stderr(&told).contains("submitted before"), "{}", stderr(&told));
+    assert!(stdout(&told).contains("0 of 4 steps complete"), "{}", stdout(&told));
+    let cancelled = secured.run(&["cancel", &task, "--api-key-file", "key"]);
+    assert_eq!(stdout(&cancelled).trim(), format!("{task} cancelled"), "{}", stderr(&cancelled));
 
     let open = program().set("TASKER__ORCHESTRATOR__LISTEN_ADDRESS", "0.0.0.0:0");
     open.start(&["orchestrator"]).says("the api obeys whoever reaches it");
@@ -120,6 +135,11 @@ fn worker_and_orchestrator_serve_a_submitted_task_on_rabbitmq() {
     let cancel = program.run(&["cancel", uuid, "--api-url", &url]);
     assert_eq!(cancel.status.code(), Some(1), "{}", stderr(&cancel));
 
+    let declared =
+        program.run(&["topology", "declare", "--namespace", "linear_workflow", "--output", "json"]);
+    assert_eq!(declared.status.code(), Some(0), "{}", stderr(&declared));
+    let declared: Value = serde_json::from_slice(&declared.stdout).unwrap();
+    assert_eq!(declared["missing"], serde_json::json!([]), "{declared}");
     let verified = program.run(&["topology", "verify", "--namespace", "linear_workflow"]);
     assert_eq!(verified.status.code(), Some(0), "{}{}", stdout(&verified), stderr(&verified));
     let missing = program.run(&["topology", "verify", "--namespace", "unheard_of"]);
