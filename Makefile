@@ -50,7 +50,7 @@ test: ## run every test, the RabbitMQ ones too (starts a private broker if RABBI
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-4} scripts/with-rabbitmq cargo test
 
 .PHONY: coverage
-coverage: ## run every test with line coverage; fails below 90 % of all lines, names files below 75 %
+coverage: ## run every test with line coverage; fails below 90 % of all lines or 75 % of any file
 	scripts/with-rabbitmq scripts/coverage
 
 .PHONY: fuzz

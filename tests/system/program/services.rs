@@ -157,6 +157,25 @@ fn worker_and_orchestrator_serve_a_submitted_task_on_rabbitmq() {
 }
 
 #[test]
+fn the_bench_fills_a_store_of_todays_shape_and_measures_it() {
+    let config = settings(Kind::RabbitMq);
+    let bench =
+        ["bench", "w6", "w7", "--quick", "--rounds", "1", "--stored-tasks", "1000", "--output", "json"];
+    let output = Program::new().broker(&config).run(&[&bench[..], &["--only", "tasks in the store"]].concat());
+    let figures: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
+    let cases: Vec<&str> = figures["figures"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|figure| figure["case"].as_str().unwrap())
+        .collect();
+    for case in ["load, tasks in the store", "process start to first result"] {
+        assert!(cases.contains(&case), "{case} is missing in: {cases:?}");
+    }
+}
+
+#[test]
 fn a_client_in_another_language_can_be_the_orchestrator() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python = Command::new(root.join("scripts/python-venv")).output().unwrap();
