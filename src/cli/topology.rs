@@ -45,7 +45,7 @@ pub(super) struct Export {
 #[derive(Debug, clap::Args)]
 pub(super) struct Namespaces {
     /// The namespaces [default: those of the templates and of worker.namespaces].
-    #[arg(long = "namespace", value_name = "NAME")]
+    #[arg(long = "namespace", value_name = "NAME", value_parser = namespace)]
     pub(super) namespaces: Vec<String>,
 }
 
@@ -95,12 +95,14 @@ fn worker(text: &str) -> Result<(String, BTreeSet<String>), String> {
     let parts = text.split_once('=').filter(|(user, _)| !user.is_empty());
     let (user, namespaces) =
         parts.ok_or("expected USER=NAMESPACE,NAMESPACE, as in billing=invoices,refunds")?;
-    let namespaces: BTreeSet<String> = namespaces.split(',').map(str::to_owned).collect();
-    match namespaces.iter().find(|namespace| !is_namespace(namespace)) {
-        Some(wrong) => {
-            Err(format!("{wrong:?} is no namespace; expected 1 to 64 characters of A-Z a-z 0-9 _ -"))
-        }
-        None => Ok((user.to_owned(), namespaces)),
+    let namespaces = namespaces.split(',').map(namespace).collect::<Result<_, _>>()?;
+    Ok((user.to_owned(), namespaces))
+}
+
+fn namespace(text: &str) -> Result<String, String> {
+    match is_namespace(text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("{text:?} is no namespace; expected 1 to 64 characters of A-Z a-z 0-9 _ -")),
     }
 }
 

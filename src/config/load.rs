@@ -290,11 +290,13 @@ impl Layers {
             candidates.extend(setting.key.match_indices('.').map(|(end, _)| &setting.key[..end]));
         }
         let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
-        let likeness = |known: &str| {
-            let whole = strsim::normalized_damerau_levenshtein(key, known);
-            // The right name in the wrong section counts as much as the wrong name in the right one.
-            whole.max(0.95 * strsim::normalized_damerau_levenshtein(&last(key), &last(known)))
+        // What is more than twice as long is not like it, and to compare what is far longer would take seconds.
+        let near = |key: &str, known: &str| match key.len() > 2 * known.len() {
+            true => 0.0,
+            false => strsim::normalized_damerau_levenshtein(key, known),
         };
+        // The right name in the wrong section counts as much as the wrong name in the right one.
+        let likeness = |known: &str| near(key, known).max(0.95 * near(&last(key), &last(known)));
         let nearest = candidates.into_iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
         match nearest.filter(|known| likeness(known) >= 0.7) {
             Some(known) => format!("there is no setting {key}; did you mean {}?", spell(known)),

@@ -270,7 +270,7 @@ settings! {
         max_header_bytes: usize = 32 << 10, Rule::Integer(8 << 10, 1 << 20);
         /// Connections served at once; further ones wait.
         max_connections: usize = 1_024, Rule::Integer(1, 1_000_000);
-        /// Requests answered per second, health aside; more are refused with 429.
+        /// Requests answered per second, health aside, to each key, token or else address; more are refused with 429.
         max_requests_per_second: u32 = 10_000, Rule::Integer(1, 10_000_000);
         /// Requests that take longer are answered with 408.
         request_timeout_ms: u64 = 30_000, Rule::Integer(1, 3_600_000);

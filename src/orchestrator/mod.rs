@@ -15,6 +15,7 @@ mod checkpoint;
 pub mod dag;
 mod declare;
 mod growth;
+mod health;
 pub mod identity;
 mod incoming;
 mod intake;
@@ -28,6 +29,7 @@ mod shared;
 mod stages;
 mod stale;
 pub mod store;
+mod submit;
 pub mod task;
 mod templates;
 mod trace;
@@ -44,24 +46,21 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::Error;
-use crate::api::{PRIORITIES, TaskRequest};
+use crate::broker::Broker;
 use crate::broker::topology::Names;
-use crate::broker::{Broker, BrokerStatus, ConsumerState};
 use crate::catalog::Catalog;
 use crate::clock;
 use crate::config::Config;
-use crate::message::is_namespace;
 use crate::ops::metrics::METRICS;
 use crate::retry::Ladder;
 use crate::template::lease::Lease;
-use crate::trace::TraceContext;
 
 use advance::{Event, Outcome};
 use apply::{Limits, Writer};
 use by_hand::ByHand;
 use cache::Cache;
 use declare::Declare;
-use intake::{Command, Confirmed, Heard, Submission, Told};
+use intake::{Command, Confirmed, Heard, Told};
 use outbox::Outbox;
 use overdue::Overdue;
 use shared::Shared;
@@ -69,6 +68,8 @@ use store::Store;
 use task::TaskState;
 use templates::Prepared;
 
+pub use health::Health;
+pub use submit::SubmitError;
 pub use templates::RegisterError;
 
 /// Callers that wait for the writer; more of them wait outside.
@@ -205,73 +206,6 @@ impl Orchestrator {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Accepts a task. When this returns, the task survives whatever happens to this process.
-    ///
-    /// # Errors
-    /// When there is no such template, the request makes no sense, the same task was accepted before, or the
-    /// store does not take it. Only the last is worth another try.
-    pub async fn submit(&self, request: TaskRequest) -> Result<Uuid, SubmitError> {
-        self.submit_within(request, None).await
-    }
-
-    /// The same, for a caller at this place in a trace. All that is done for the task belongs to it.
-    ///
-    /// # Errors
-    /// As [`submit`](Self::submit).
-    pub async fn submit_within(
-        &self,
-        request: TaskRequest,
-        trace: Option<TraceContext>,
-    ) -> Result<Uuid, SubmitError> {
-        let (reply, answer) = oneshot::channel();
-        let submission = Submission { trace, ..self.check(request, reply)? };
-        let command = Command::Submit(Box::new(submission));
-        let closing = || SubmitError::Store(SubmitError::closing(&self.inner.store));
-        self.inner.commands.send(command).await.map_err(|_| closing())?;
-        answer.await.unwrap_or_else(|_| Err(closing()))
-    }
-
-    fn check(
-        &self,
-        request: TaskRequest,
-        reply: oneshot::Sender<Result<Uuid, SubmitError>>,
-    ) -> Result<Submission, SubmitError> {
-        let TaskRequest { namespace, name, version, .. } = &request;
-        let given = version.as_deref();
-        for (field, text) in
-            [("name", Some(name.as_str())), ("namespace", Some(namespace)), ("version", given)]
-        {
-            if text.is_some_and(str::is_empty) {
-                return Err(SubmitError::Invalid(format!("{field} is empty")));
-            }
-        }
-        let catalog = &self.inner.catalog;
-        let latest = || versions::versions(catalog, namespace, name).pop().unwrap_or_default();
-        let version = version.clone().unwrap_or_else(latest);
-        let template =
-            catalog.get(namespace, name, &version).ok_or_else(|| SubmitError::UnknownTemplate {
-                namespace: namespace.clone(),
-                name: name.clone(),
-                version: version.clone(),
-            })?;
-        let request = TaskRequest { version: Some(version), ..request };
-        if let Some(priority) = request.priority.filter(|priority| !PRIORITIES.contains(priority)) {
-            return Err(SubmitError::Invalid(format!("priority is {priority}; expected -100 to 100")));
-        }
-        if !is_namespace(&template.namespace) {
-            return Err(SubmitError::Invalid(format!(
-                "namespace {:?} is not 1 to 64 characters of A-Z a-z 0-9 _ -",
-                template.namespace
-            )));
-        }
-        let identity =
-            identity::task_identity(&request, template.identity_strategy).map_err(SubmitError::Invalid)?;
-        let prepared = self.prepared(&template).map_err(SubmitError::Invalid)?;
-        prepared.check(&request)?;
-        let (template_id, plan) = (prepared.template_id, Arc::clone(&prepared.plan));
-        Ok(Submission { request, identity, template_id, plan, trace: None, reply })
-    }
-
     /// Cancels a task: no further step is started, running ones are told to stop, and what they answer is
     /// ignored.
     ///
@@ -376,77 +310,6 @@ impl Orchestrator {
         self.inner.running.wait().await;
         self.inner.shared.stop_waiting();
         self.inner.store.close().await;
-    }
-}
-
-/// What works and what does not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Health {
-    /// Why the store takes no changes, while it takes none.
-    pub store_problem: Option<String>,
-    /// The connection to the broker.
-    pub broker: BrokerStatus,
-    /// What is wrong with the broker's queues, while something is.
-    pub topology_problem: Option<String>,
-    /// The consumer of the orchestrator's queue; absent until the queues are in place for the first time.
-    pub consumer: Option<ConsumerState>,
-    /// Whether it was told to stop.
-    pub stopping: bool,
-    /// Whether what applies changes has ended.
-    pub writer_gone: bool,
-    /// How full the queue of callers is.
-    pub saturation_percent: usize,
-}
-
-impl Health {
-    /// Whether tasks can be accepted. They can while the broker is away: their requests wait in the store.
-    pub fn accepts_tasks(&self) -> bool {
-        self.store_problem.is_none() && !self.stopping
-    }
-
-    /// Whether everything works.
-    pub fn is_ready(&self) -> bool {
-        self.accepts_tasks()
-            && self.broker == BrokerStatus::Connected
-            && self.topology_problem.is_none()
-            && self.consumer == Some(ConsumerState::Consuming)
-    }
-}
-
-/// Why a task was not accepted.
-#[derive(Debug, thiserror::Error)]
-pub enum SubmitError {
-    /// There is no such template.
-    #[error("there is no template {name:?} of version {version:?} in namespace {namespace:?}")]
-    UnknownTemplate {
-        /// The namespace asked for.
-        namespace: String,
-        /// The name asked for.
-        name: String,
-        /// The version asked for; empty where the latest was.
-        version: String,
-    },
-    /// The same task was accepted before.
-    #[error("the same task was accepted before, as {task_uuid}")]
-    Duplicate {
-        /// That task.
-        task_uuid: Uuid,
-    },
-    /// The request makes no sense.
-    #[error("{0}")]
-    Invalid(String),
-    /// The context is not what the template's `input_schema` wants: each mistake with its JSON path.
-    #[error("the context does not fit the template's input_schema: {0}")]
-    Context(String),
-    /// The store does not take it now.
-    #[error(transparent)]
-    Store(Error),
-}
-
-impl SubmitError {
-    fn closing(store: &Store) -> Error {
-        let problem = "takes no changes: the orchestrator is shutting down".to_owned();
-        Error::Store { store: store.name().to_owned(), problem }
     }
 }
 

@@ -35,8 +35,23 @@ pub(super) fn of_result(result: &StepExecutionResult) -> Json {
 
 /// Of an attempt that failed without a result: what its step says of it.
 pub(super) fn of_failure(task: &Task, step: usize) -> Json {
-    let run = &task.steps[step];
+    encode(&failed(task, step))
+}
+
+/// Of a step that a person settled.
+pub(super) fn of_decision(task: &Task, step: usize, by: &str, reason: &str, custom: Option<&Json>) -> Json {
     encode(&Record {
+        success: true,
+        status: ResultStatus::Completed,
+        error: None,
+        metadata: Some(Metadata { resolved_by: by, reason, custom }),
+        ..failed(task, step)
+    })
+}
+
+fn failed(task: &Task, step: usize) -> Record<'_> {
+    let run = &task.steps[step];
+    Record {
         step_uuid: run.uuid,
         step_name: &task.plan.step(step).name,
         attempt: run.attempts,
@@ -44,21 +59,7 @@ pub(super) fn of_failure(task: &Task, step: usize) -> Json {
         status: ResultStatus::Failed,
         error: run.error.as_ref(),
         metadata: None,
-    })
-}
-
-/// Of a step that a person settled.
-pub(super) fn of_decision(task: &Task, step: usize, by: &str, reason: &str, custom: Option<&Json>) -> Json {
-    let run = &task.steps[step];
-    encode(&Record {
-        step_uuid: run.uuid,
-        step_name: &task.plan.step(step).name,
-        attempt: run.attempts,
-        success: true,
-        status: ResultStatus::Completed,
-        error: None,
-        metadata: Some(Metadata { resolved_by: by, reason, custom }),
-    })
+    }
 }
 
 fn encode<T: Serialize>(record: &T) -> Json {

@@ -1,7 +1,9 @@
 //! Who may ask the API what.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use hyper::StatusCode;
 use serde_json::{Value, json};
 use tasker_worker_rust::config::{AuthConfig, OrchestratorConfig};
 use tasker_worker_rust::{Error, api::TaskRequest};
@@ -184,6 +186,22 @@ async fn a_file_of_keys_that_cannot_be_used_is_an_error_at_the_start() {
     std::fs::write(file.path(), "[[api_keys]]\nkey = \"short\"\npermissions = []\n").unwrap();
     let short = refusal(file.path().to_owned()).to_string();
     assert!(short.contains("orchestrator.auth.api_keys_file") && short.contains("fewer than 16"), "{short}");
+}
+
+#[tokio::test]
+async fn a_key_that_is_taken_out_of_the_file_opens_nothing_any_more() {
+    let file = keys();
+    let auth = AuthConfig { api_keys_file: Some(file.path().to_owned()), ..AuthConfig::default() };
+    let server = secured(auth).await;
+    let status = async |key: &str| server.send("GET", "/v1/tasks", &[("x-api-key", key)], "").await.status;
+    let old = only("tasks:list");
+    let new = "the-key-that-comes-instead";
+    assert_eq!((status(&old).await, status(new).await), (StatusCode::OK, StatusCode::UNAUTHORIZED));
+    let text = std::fs::read_to_string(file.path()).unwrap();
+    std::fs::write(file.path(), text.replace(&old, new)).unwrap();
+    let counts = async { while status(new).await != StatusCode::OK {} };
+    tokio::time::timeout(Duration::from_secs(20), counts).await.expect("the new key counts");
+    assert_eq!(status(&old).await, StatusCode::UNAUTHORIZED);
 }
 
 /// A document's operations may not lose their security on the way.

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use tasker_worker_rust::config::OrchestratorConfig;
+use tasker_worker_rust::config::{AuthConfig, OrchestratorConfig};
 use tasker_worker_rust::ops::http;
 use tasker_worker_rust::orchestrator::api;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::server::Server;
 
@@ -65,6 +65,44 @@ async fn requests_above_the_rate_are_refused_and_probes_are_not() {
     assert!(refused.refusal(429, "RATE_LIMITED").contains("orchestrator.max_requests_per_second"));
     assert_eq!(refused.headers["retry-after"], "1");
     assert_eq!(server.get("/health/ready").await.status, 200);
+}
+
+/// Asks from an address of this machine until the rate is reached.
+async fn exhaust(server: &Server, from: &str, header: &str) -> String {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(from.parse().unwrap()).unwrap();
+    let address = server.base_url.strip_prefix("http://").unwrap().parse().unwrap();
+    let mut connection = socket.connect(address).await.unwrap();
+    let request = format!("GET /v1/templates HTTP/1.1\r\nhost: here\r\n{header}\r\n");
+    let mut first = None;
+    for _ in 0..100 {
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let status = answer(&mut connection).await[9..12].to_owned();
+        if status == "429" {
+            return first.expect("the first request is answered");
+        }
+        first.get_or_insert(status);
+    }
+    panic!("a hundred requests in a second");
+}
+
+#[tokio::test]
+async fn one_caller_above_the_rate_takes_nothing_from_another() {
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    let entry = |key: &str| format!("[[api_keys]]\nkey = {key:?}\npermissions = [\"templates:read\"]\n");
+    std::fs::write(keys.path(), ["key-of-the-first-caller", "key-of-the-second-caller"].map(entry).concat())
+        .unwrap();
+    let auth = AuthConfig { api_keys_file: Some(keys.path().to_owned()), ..AuthConfig::default() };
+    let config = OrchestratorConfig { max_requests_per_second: 1, auth, ..OrchestratorConfig::default() };
+    let server = Server::configured(config).await;
+    for (from, header, first) in [
+        ("127.0.0.1:0", "", "401"),
+        ("127.0.0.1:0", "x-api-key: key-of-the-first-caller\r\n", "200"),
+        ("127.0.0.1:0", "x-api-key: key-of-the-second-caller\r\n", "200"),
+        ("127.0.0.2:0", "x-api-key: a-key-that-is-guessed\r\n", "401"),
+    ] {
+        assert_eq!(exhaust(&server, from, header).await, first, "{from} {header}");
+    }
 }
 
 #[tokio::test]

@@ -21,3 +21,4 @@ mod steps;
 mod tasks;
 mod templates;
 mod tokens;
+mod waiting;

@@ -1,11 +1,16 @@
 //! Every example runs, and prints what it is meant to show.
 
+use std::path::Path;
 use std::process::Command;
 
 /// The output of an example that ended well.
 fn output(example: &str) -> String {
+    // Where this test was built, which need not be cargo's usual place.
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let run = Command::new(env!("CARGO"))
         .args(["run", "--quiet", "--offline", "--example", example])
+        .arg("--target-dir")
+        .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tasker_worker_rust::config::{Config, Program};
 use tasker_worker_rust::message::StepExecutionRequest;
 use tasker_worker_rust::template::parse;
 
@@ -10,7 +11,7 @@ use tasker_worker_rust::template::parse;
 fn soon<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
     let started = Instant::now();
     let answer = std::thread::Builder::new().stack_size(2 << 20).spawn(what).unwrap().join().unwrap();
-    assert!(started.elapsed() < Duration::from_secs(20), "took {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(60), "took {:?}", started.elapsed());
     answer
 }
 
@@ -92,5 +93,16 @@ fn a_huge_template_is_read_or_refused_in_time() {
         assert!(parse(&template(&strangers), None).unwrap_err().len() > 1);
         let long = template(&format!("description: {}\nsteps:\n  - name: a\n", "x".repeat(16 << 20)));
         drop(parse(&long, None));
+    });
+}
+
+#[test]
+fn a_setting_with_a_name_without_end_is_refused_in_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("settings.toml");
+    std::fs::write(&file, format!("{} = 1\n", "worker_id".repeat(100_000))).unwrap();
+    soon(move || {
+        let refused = Config::load_with(Some(&file), Program::Worker, []).unwrap_err().to_string();
+        assert!(refused.contains("there is no setting worker_id") && !refused.contains("did you mean"));
     });
 }

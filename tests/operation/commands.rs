@@ -33,10 +33,10 @@ const RUN_BY: &[(&str, &str, &str)] = &[
     ("mkdir passwords && for user in", "tests/system/rights.rs", "for user in USERS"),
     ("tasker-worker-rust topology export", "tests/system/rights.rs", "\"export\""),
     ("rabbitmqctl import_definitions", "tests/system/rights.rs", "\"import_definitions\""),
-    ("tasker dead-letters list", "tests/system/program.rs", "\"list\""),
-    ("tasker dead-letters show", "tests/system/program.rs", "\"show\""),
-    ("tasker dead-letters replay", "tests/system/program.rs", "\"replay\""),
-    ("tasker dead-letters discard", "tests/system/program.rs", "\"discard\""),
+    ("tasker dead-letters list", "tests/system/program/dead_letters.rs", "\"list\""),
+    ("tasker dead-letters show", "tests/system/program/dead_letters.rs", "\"show\""),
+    ("tasker dead-letters replay", "tests/system/program/dead_letters.rs", "\"replay\""),
+    ("tasker dead-letters discard", "tests/system/program/dead_letters.rs", "\"discard\""),
 ];
 
 /// These want a cluster, which no test has. `make chart` checks what the chart makes of the same values.

@@ -283,14 +283,25 @@ fn every_test_that_the_threat_model_names_exists() {
     assert!(undefended.is_empty(), "without a test: {undefended:?}");
 }
 
+/// Above 400 lines, and why each is read better as one.
+const LONG: [(&str, &str); 3] = [
+    ("src/broker/topology.rs", "every name, argument and binding on RabbitMQ at one glance"),
+    ("src/orchestrator/advance.rs", "one function of state and event; its cases share their helpers"),
+    ("src/orchestrator/dag.rs", "one type, and the tests of its order"),
+];
+
 #[test]
 fn no_file_is_too_long_to_read_in_one_sitting() {
     let folders = ["src", "tests", "benches", "examples"];
     let files = folders.iter().flat_map(|folder| files(folder).into_iter().map(move |file| (folder, file)));
-    let mut longest: Vec<_> =
-        files.map(|(folder, (name, text))| (text.lines().count(), format!("{folder}/{name}"))).collect();
-    longest.retain(|(lines, _)| *lines > 600);
-    assert!(longest.is_empty(), "split these: {longest:?}");
+    let mut long: Vec<(String, usize)> =
+        files.map(|(folder, (name, text))| (format!("{folder}/{name}"), text.lines().count())).collect();
+    long.retain(|(_, lines)| *lines > 400);
+    long.sort();
+    assert!(long.iter().all(|(_, lines)| *lines <= 600), "split what is above 600 lines: {long:?}");
+    let names: Vec<&str> = long.iter().map(|(name, _)| name.as_str()).collect();
+    let listed = LONG.map(|(name, _)| name);
+    assert_eq!(names, listed, "split what is above 400 lines, or say why not; strike out what no longer is");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::support::coverage;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tasker-worker-rust");
 
 /// What is shown on a terminal of 80 columns, escape sequences included.
-fn on_a_terminal(arguments: &str, environment: &[(&str, &str)]) -> String {
+pub(crate) fn on_a_terminal(arguments: &str, environment: &[(&str, &str)]) -> String {
     let directory = tempfile::tempdir().unwrap();
     let mut script = Command::new("script");
     script.args(["-qec", &format!("stty cols 80 rows 50; exec {PROGRAM} {arguments}"), "/dev/null"]);
@@ -33,7 +33,7 @@ fn in_a_pipe(arguments: &[&str]) -> String {
 }
 
 /// The lines wider than a terminal of 80 columns.
-fn too_wide(text: &str) -> Vec<&str> {
+pub(crate) fn too_wide(text: &str) -> Vec<&str> {
     text.lines().map(str::trim_end).filter(|line| line.chars().count() > 80).collect()
 }
 

@@ -50,7 +50,7 @@ fn at(figure: Option<Figure>, at: f64) -> Option<Figure> {
 
 /// The same work with ever more finished tasks in the store.
 async fn store(bench: &Bench) -> Answer<Vec<Figure>> {
-    const LOAD: i64 = 500;
+    let load_of = bench.scaled(500, 50);
     let folder = Folder::new()?;
     let mut figures = Vec::new();
     for tasks in [1_000, 10_000, 100_000, 1_000_000] {
@@ -65,12 +65,12 @@ async fn store(bench: &Bench) -> Answer<Vec<Figure>> {
         let product = Product::start(bench, &prefix, folder.0.clone(), &TEMPLATES).await?;
         product.warm_up(|| task(0)).await?;
         let mut latencies = Vec::new();
-        for _ in 0..200 {
+        for _ in 0..bench.scaled(200, 10) {
             latencies.push(product.task(&task(0)).await?);
         }
         let mut throughput = Vec::new();
-        for _ in 0..3 {
-            throughput.push((load(bench, &product, LOAD).await?.value.steps_per_second, None));
+        for _ in 0..bench.scaled(3, 1) {
+            throughput.push((load(bench, &product, load_of).await?.value.steps_per_second, None));
         }
         product.stop().await?;
         bench.remove(&prefix, &NAMESPACES).await?;
@@ -98,19 +98,21 @@ async fn fill(path: &Path, tasks: u32) -> Answer {
         format!(
             "CREATE TEMP TABLE copies AS {numbers} SELECT n, {task} AS id, model.task_uuid AS model FROM numbers, model"
         ),
-        "INSERT INTO tasks SELECT id, template_id, namespace, name, version, state, id, context, initiator, \
-         source_system, reason, priority, options, tags, correlation_id, parent_correlation_id, created_at, updated_at, \
-         completed_at FROM copies JOIN tasks ON task_uuid = model"
+        "INSERT INTO tasks (task_uuid, template_id, namespace, name, version, state, identity, context, initiator, \
+         source_system, reason, priority, tags, correlation_id, requested_at, created_at, updated_at, completed_at) \
+         SELECT id, template_id, namespace, name, version, state, id, context, initiator, source_system, reason, \
+         priority, tags, correlation_id, requested_at, created_at, updated_at, completed_at \
+         FROM copies JOIN tasks ON task_uuid = model"
             .to_owned(),
         format!(
-            "INSERT INTO steps (step_uuid, task_uuid, position, name, state, attempts, max_attempts, output, result, \
+            "INSERT INTO steps (step_uuid, task_uuid, position, name, state, attempts, max_attempts, output, \
              created_at, updated_at, completed_at) SELECT {step}, id, position, name, state, attempts, max_attempts, \
-             output, result, created_at, updated_at, completed_at FROM copies JOIN steps ON task_uuid = model"
+             output, created_at, updated_at, completed_at FROM copies JOIN steps ON task_uuid = model"
         ),
         format!(
-            "INSERT INTO transitions (task_uuid, step_uuid, from_state, to_state, attempt, worker_id, duration_ms, at) \
+            "INSERT INTO transitions (task_uuid, step_uuid, from_state, to_state, attempt, worker_id, duration_ms, result, at) \
              SELECT id, CASE WHEN position IS NULL THEN NULL ELSE {step} END, from_state, to_state, attempt, worker_id, \
-             duration_ms, at FROM copies JOIN (SELECT t.*, s.position FROM transitions t LEFT JOIN steps s \
+             duration_ms, result, at FROM copies JOIN (SELECT t.*, s.position FROM transitions t LEFT JOIN steps s \
              ON s.step_uuid = t.step_uuid) t ON t.task_uuid = model"
         ),
         "DROP TABLE copies".to_owned(),
@@ -137,7 +139,7 @@ async fn fan_out(bench: &Bench) -> Answer<Vec<Figure>> {
     let mut figures = Vec::new();
     for width in widths {
         let mut rounds = Vec::new();
-        for _ in 0..3 {
+        for _ in 0..bench.scaled(3, 1) {
             rounds.push((product.task(&wide(width)).await? / width as f64, None));
         }
         figures.extend(at(Figure::new("W6", "time per step, fan-out", "ms", &rounds, None), width as f64));

@@ -121,7 +121,9 @@ fn print_letters(letters: &[&Letter]) {
     }
     let titles =
         ["NAMESPACE", "STEP", "REASON", "CODE", "ERROR", "ATTEMPTS", "FIRST", "LAST", "MESSAGE-ID", "TASK"];
-    let mut table = Table::new(titles);
+    // What is left in the end fits 80 columns: what the other commands want, and what it is about.
+    let spare = &["TASK", "FIRST", "ATTEMPTS", "LAST", "NAMESPACE", "CODE", "ERROR", "REASON"];
+    let mut table = Table::new(titles).spare(spare);
     let time = |at: Option<Timestamp>| at.map_or_else(|| "-".to_owned(), |at| format!("{at:.0}"));
     for letter in letters {
         table.row([

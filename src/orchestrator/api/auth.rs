@@ -4,21 +4,22 @@
 //! nothing is refused to everybody.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::http::{HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use utoipa::openapi::OpenApi;
 
 use super::document::{operations, permission};
 use super::error::ApiError;
-use super::keys::{Keys, grants};
-use super::tokens::Tokens;
+use super::holders::Holders;
+use super::keys::grants;
+use super::rate::{Caller, Rate};
 use crate::Error;
-use crate::client::API_KEY;
 use crate::config::{AuthConfig, OrchestratorConfig};
 
 /// For programs: why nobody was let in.
@@ -45,11 +46,6 @@ enum Wanted {
     Permission(String),
 }
 
-struct Holders {
-    keys: Keys,
-    tokens: Option<Tokens>,
-}
-
 impl Guard {
     /// # Errors
     /// When a file of keys cannot be used.
@@ -67,34 +63,44 @@ impl Guard {
         }
         Ok(Self {
             wanted,
-            holders: Holders::load(&config.auth)?,
+            holders: Holders::load(&config.auth, Instant::now())?,
             rate: Rate::new(config.max_requests_per_second),
         })
     }
 
     /// # Errors
     /// Why it is not answered.
-    fn check(&self, method: &Method, route: &str, headers: &HeaderMap) -> Result<(), Refusal> {
+    fn check(&self, request: &Request, route: &str) -> Result<(), Refusal> {
         // A GET without its body.
-        let method = if method == Method::HEAD { "GET" } else { method.as_str() };
+        let method = if request.method() == Method::HEAD { "GET" } else { request.method().as_str() };
         let permission = match self.wanted.get(&(method.to_owned(), route.to_owned())) {
             // What is no operation is refused by the router, whoever asks.
             None | Some(Wanted::Nothing) => return Ok(()),
             Some(Wanted::Permission(permission)) => permission,
         };
-        if !self.rate.admits(Instant::now()) {
-            return Err(Refusal::TooMany);
-        }
-        let Some(holders) = &self.holders else { return Ok(()) };
-        if holders.permissions(headers)?.iter().any(|granted| grants(granted, permission)) {
-            return Ok(());
-        }
-        Err(Refusal::NotPermitted(permission.clone()))
+        let now = Instant::now();
+        let stranger = Caller::Address(address(request));
+        let (caller, answer) = match &self.holders {
+            None => (stranger, Ok(())),
+            Some(holders) => match holders.known(now).holder(request.headers()) {
+                Err(refusal) => (stranger, Err(refusal)),
+                Ok((caller, permissions)) => {
+                    let may = permissions.iter().any(|granted| grants(granted, permission));
+                    (caller, may.then_some(()).ok_or_else(|| Refusal::NotPermitted(permission.clone())))
+                }
+            },
+        };
+        if self.rate.admits(caller, now) { answer } else { Err(Refusal::TooMany) }
     }
 }
 
+/// Where a request comes from, if the server says.
+fn address(request: &Request) -> Option<IpAddr> {
+    request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer.ip())
+}
+
 /// Why a request is not answered.
-enum Refusal {
+pub(super) enum Refusal {
     TooMany,
     NothingShown,
     UnknownKey,
@@ -142,77 +148,11 @@ pub(super) async fn guard(
     next: Next,
 ) -> Response {
     if let Some(route) = &route
-        && let Err(refusal) = guard.check(request.method(), route.as_str(), request.headers())
+        && let Err(refusal) = guard.check(&request, route.as_str())
     {
         let refusal = refusal.into_response();
         tracing::info!(route = route.as_str(), status = refusal.status().as_u16(), "Refused an API request");
         return refusal;
     }
     next.run(request).await
-}
-
-impl Holders {
-    fn load(config: &AuthConfig) -> Result<Option<Self>, Error> {
-        if !config.is_on() {
-            return Ok(None);
-        }
-        Ok(Some(Self { keys: Keys::load(config)?, tokens: Tokens::load(config)? }))
-    }
-
-    /// What the token, or else the key, in these headers permits.
-    fn permissions(&self, headers: &HeaderMap) -> Result<Vec<String>, Refusal> {
-        if let (Some(tokens), Some(token)) = (&self.tokens, bearer(headers)) {
-            let claims = tokens.verify(token.trim()).map_err(Refusal::BadToken)?;
-            tracing::debug!(subject = claims.sub, "An API request has a token");
-            return Ok(claims.permissions);
-        }
-        let key = headers.get(API_KEY).ok_or(Refusal::NothingShown)?;
-        self.keys.permissions(key.as_bytes()).ok_or(Refusal::UnknownKey)
-    }
-}
-
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token)
-}
-
-/// How many requests are answered: a second's worth at once, and as many a second from then on.
-struct Rate {
-    per_second: f64,
-    /// What is left, and when that was counted.
-    left: Mutex<(f64, Instant)>,
-}
-
-impl Rate {
-    fn new(per_second: u32) -> Self {
-        let per_second = f64::from(per_second);
-        Self { per_second, left: Mutex::new((per_second, Instant::now())) }
-    }
-
-    fn admits(&self, now: Instant) -> bool {
-        let mut state = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        let (left, counted) = *state;
-        let earned = now.saturating_duration_since(counted).as_secs_f64() * self.per_second;
-        let left = (left + earned).min(self.per_second);
-        let admits = left >= 1.0;
-        *state = (if admits { left - 1.0 } else { left }, now.max(counted));
-        admits
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[test]
-    fn a_rate_admits_a_seconds_worth_at_once_and_then_what_time_brings() {
-        let rate = Rate::new(3);
-        let start = Instant::now();
-        let after = |millis| start + Duration::from_millis(millis);
-        let admitted: Vec<bool> =
-            [0, 0, 0, 0, 400, 400, 10_000].map(|millis| rate.admits(after(millis))).to_vec();
-        assert_eq!(admitted, [true, true, true, false, true, false, true]);
-    }
 }

@@ -38,9 +38,9 @@ const SHORTEST_KEY: usize = 16;
 /// The keys of one file. Of each only its digest is kept.
 pub(super) struct Keys(Vec<Key>);
 
-struct Key {
-    digest: [u8; 32],
-    permissions: Vec<String>,
+pub(super) struct Key {
+    pub(super) digest: [u8; 32],
+    pub(super) permissions: Vec<String>,
 }
 
 impl Keys {
@@ -52,14 +52,16 @@ impl Keys {
         keys.map(Self).map_err(|problem| unusable("orchestrator.auth.api_keys_file", path, problem))
     }
 
-    /// What `key` permits; `None` when it is not known.
-    pub(super) fn permissions(&self, key: &[u8]) -> Option<Vec<String>> {
+    /// `None` when it is not known.
+    pub(super) fn find(&self, key: &[u8]) -> Option<&Key> {
         let shown = digest(&SHA256, key);
         // All are compared, and all of each, so that the time it takes tells nothing about any.
-        let found = self.0.iter().fold(None, |found, key| {
-            if bool::from(key.digest.ct_eq(shown.as_ref())) { Some(key) } else { found }
-        });
-        found.map(|key| key.permissions.clone())
+        self.0.iter().fold(
+            None,
+            |found, key| {
+                if bool::from(key.digest.ct_eq(shown.as_ref())) { Some(key) } else { found }
+            },
+        )
     }
 }
 

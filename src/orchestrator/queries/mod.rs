@@ -29,10 +29,14 @@ const STEPS: &str = "SELECT step_uuid, name, state, attempts, max_attempts, next
      last_attempted_at, last_failure_at, created_at, updated_at, completed_at FROM steps \
      WHERE task_uuid = ? ORDER BY position";
 
+/// A step's last result, as a column.
+const LAST_RESULT: &str = "(SELECT result FROM transitions WHERE transitions.step_uuid = steps.step_uuid \
+     AND result IS NOT NULL ORDER BY transition_id DESC LIMIT 1) AS result";
+
 /// What came of steps; more words say of which.
-const OUTCOMES: &str = "SELECT output, error, checkpoint, (SELECT result FROM transitions \
-     WHERE transitions.step_uuid = steps.step_uuid AND result IS NOT NULL ORDER BY transition_id DESC LIMIT 1) \
-     AS result FROM steps WHERE ";
+fn outcomes() -> QueryBuilder<Sqlite> {
+    QueryBuilder::new(format!("SELECT output, error, checkpoint, {LAST_RESULT} FROM steps WHERE "))
+}
 
 /// A task with the readiness of its steps.
 pub(crate) async fn task(readers: &SqlitePool, task_uuid: Uuid) -> Result<Option<TaskResponse>> {
@@ -79,7 +83,7 @@ pub(crate) async fn steps(readers: &SqlitePool, task_uuid: Uuid) -> Result<Optio
     let Some(task) = task_steps(&mut snapshot, task_uuid).await? else {
         return Ok(None);
     };
-    let mut select = QueryBuilder::new(OUTCOMES);
+    let mut select = outcomes();
     select.push("task_uuid = ").push_bind(task_uuid.to_string()).push(" ORDER BY position");
     let outcomes: Vec<OutcomeRow> = select.build_query_as().fetch_all(&mut *snapshot).await?;
     let states = task.states();
@@ -107,7 +111,7 @@ pub(crate) async fn step(readers: &SqlitePool, task_uuid: Uuid, step: &str) -> R
     let Some(row) = task.steps.iter().find(|row| row.step_uuid == step_uuid || row.name == step) else {
         return Ok(Found::NoStep(task.steps.into_iter().map(|row| row.name).collect()));
     };
-    let mut select = QueryBuilder::new(OUTCOMES);
+    let mut select = outcomes();
     select.push("step_uuid = ").push_bind(row.step_uuid.clone());
     let outcome: OutcomeRow = select.build_query_as().fetch_one(&mut *snapshot).await?;
     Ok(Found::Step(Box::new(task.step_response(&task.states(), row, outcome)?)))

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use sqlx::{FromRow, SqlitePool};
+use sqlx::{FromRow, QueryBuilder, SqlitePool};
 use uuid::Uuid;
 
 use super::rows::{parse, uuid};
-use super::{Result, task_steps};
+use super::{LAST_RESULT, Result, task_steps};
 use crate::api::{StepTiming, TaskTiming};
 use crate::message::StepExecutionResult;
 
@@ -26,14 +26,12 @@ struct ClockRow {
 pub(crate) async fn timing(readers: &SqlitePool, task_uuid: Uuid) -> Result<Option<TaskTiming>> {
     let mut snapshot = readers.begin().await?;
     let Some(task) = task_steps(&mut snapshot, task_uuid).await? else { return Ok(None) };
-    let mut rows: Vec<ClockRow> = sqlx::query_as(
-        "SELECT name, state, attempts, enqueued_at, sent_at, received_at, completed_at, (SELECT result FROM transitions \
-         WHERE transitions.step_uuid = steps.step_uuid AND result IS NOT NULL ORDER BY transition_id DESC LIMIT 1) \
-         AS result FROM steps WHERE task_uuid = ? AND enqueued_at IS NOT NULL ORDER BY enqueued_at, position",
-    )
-    .bind(task_uuid.to_string())
-    .fetch_all(&mut *snapshot)
-    .await?;
+    let mut select = QueryBuilder::new(format!(
+        "SELECT name, state, attempts, enqueued_at, sent_at, received_at, completed_at, {LAST_RESULT} FROM steps \
+         WHERE enqueued_at IS NOT NULL AND task_uuid = "
+    ));
+    select.push_bind(task_uuid.to_string()).push(" ORDER BY enqueued_at, position");
+    let mut rows: Vec<ClockRow> = select.build_query_as().fetch_all(&mut *snapshot).await?;
     // One that was replayed and waits again has the result of its earlier life.
     rows.iter_mut().filter(|row| row.completed_at.is_none()).for_each(|row| row.result = None);
     let steps = task.states();
