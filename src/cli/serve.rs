@@ -19,7 +19,7 @@ const LAST_SPANS: Duration = Duration::from_secs(1);
 
 pub(super) fn worker(config: Config) -> Result<Answer, Error> {
     // Before the log, which tells spans of what handlers do.
-    ops::spans::init(&config.tracing, &config.worker_id());
+    ops::spans::init(&config.tracing, &config.worker_id())?;
     ops::logging::init(&config.log)?;
     let mut worker = RustWorker::new(config);
     for namespace in workflows::all() {
@@ -32,7 +32,7 @@ pub(super) fn worker(config: Config) -> Result<Answer, Error> {
 }
 
 pub(super) fn orchestrator(config: Config) -> Result<Answer, Error> {
-    ops::spans::init(&config.tracing, host_name());
+    ops::spans::init(&config.tracing, host_name())?;
     ops::logging::init(&config.log)?;
     let runtime = tokio::runtime::Runtime::new().expect("the system gives the process threads");
     let ended = runtime.block_on(orchestrate(config));

@@ -18,6 +18,7 @@ mod proxy;
 mod report;
 mod store;
 mod tasks;
+mod upgrade;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,13 +34,13 @@ use report::Report;
 type Answer<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Every scenario, and whether it is part of the quick form.
-const SCENARIOS: [(&str, bool); 4] =
-    [("processes", true), ("drain", true), ("cuts", true), ("cluster", false)];
+const SCENARIOS: [(&str, bool); 5] =
+    [("processes", true), ("drain", true), ("cuts", true), ("cluster", false), ("upgrade", false)];
 
 /// Kills processes, brokers and connections under load, and fails when anything is lost.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Only scenarios whose name contains one of these: processes, drain, cuts, cluster.
+    /// Only scenarios whose name contains one of these: processes, drain, cuts, cluster, upgrade.
     scenarios: Vec<String>,
     /// Everything, as often as it takes to find what happens seldom.
     #[arg(long)]
@@ -50,6 +51,9 @@ struct Arguments {
     /// Writes the figures to this file, too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// For the scenario `upgrade`, which is left out without: the program of an older version.
+    #[arg(long, value_name = "PROGRAM")]
+    old: Option<PathBuf>,
     /// What other tests know, so that `cargo test -- --nocapture` goes on working.
     #[arg(long, hide = true)]
     nocapture: bool,
@@ -86,6 +90,9 @@ async fn run(arguments: &Arguments) -> bool {
     let run = Run { full: arguments.full, seed: arguments.seed.unwrap_or_else(rand::random) };
     let mut reports = Vec::new();
     for (name, quick) in SCENARIOS {
+        if name == "upgrade" && arguments.old.is_none() {
+            continue;
+        }
         let named = arguments.scenarios.iter().any(|part| name.contains(part.as_str()));
         if !named && (!arguments.scenarios.is_empty() || !(quick || run.full)) {
             continue;
@@ -97,7 +104,8 @@ async fn run(arguments: &Arguments) -> bool {
             "processes" => processes::run(&run, directory.path(), &mut report).await,
             "drain" => drain::run(directory.path(), &mut report).await,
             "cuts" => cuts::run(&run, directory.path(), &mut report).await,
-            _ => cluster::run(&run, directory.path(), &mut report).await,
+            "cluster" => cluster::run(&run, directory.path(), &mut report).await,
+            _ => upgrade::run(&run, arguments.old.as_deref(), directory.path(), &mut report).await,
         };
         if let Err(error) = outcome {
             report.problem(error.to_string());

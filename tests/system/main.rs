@@ -5,6 +5,7 @@ mod alarms;
 mod backlog;
 mod backup;
 mod broken_queue;
+mod collector;
 mod dead_letters;
 mod layout;
 mod ledger;
