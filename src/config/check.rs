@@ -82,8 +82,10 @@ impl Rule {
 
     /// Whether a value must never be printed, not even a wrong one.
     pub(super) fn is_secret(self) -> bool {
-        matches!(self, Self::AmqpUrls | Self::Database | Self::Http | Self::HttpOrHttps | Self::Headers | Self::Key)
-            || matches!(self, Self::Optional(rule) if rule.is_secret())
+        matches!(
+            self,
+            Self::AmqpUrls | Self::Database | Self::Http | Self::HttpOrHttps | Self::Headers | Self::Key
+        ) || matches!(self, Self::Optional(rule) if rule.is_secret())
     }
 
     /// What is wrong with `value`, in a sentence that follows the setting's key.

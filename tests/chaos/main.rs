@@ -30,12 +30,19 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use report::Report;
+use upgrade::{ORCHESTRATOR_FIRST, WORKERS_FIRST};
 
 type Answer<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Every scenario, and whether it is part of the quick form.
-const SCENARIOS: [(&str, bool); 5] =
-    [("processes", true), ("drain", true), ("cuts", true), ("cluster", false), ("upgrade", false)];
+const SCENARIOS: [(&str, bool); 6] = [
+    ("processes", true),
+    ("drain", true),
+    ("cuts", true),
+    ("cluster", false),
+    (WORKERS_FIRST, false),
+    (ORCHESTRATOR_FIRST, false),
+];
 
 /// Kills processes, brokers and connections under load, and fails when anything is lost.
 #[derive(Debug, Parser)]
@@ -51,7 +58,7 @@ struct Arguments {
     /// Writes the figures to this file, too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// For the scenario `upgrade`, which is left out without: the program of an older version.
+    /// The program of an older version; without it, the upgrades are left out.
     #[arg(long, value_name = "PROGRAM")]
     old: Option<PathBuf>,
     /// What other tests know, so that `cargo test -- --nocapture` goes on working.
@@ -90,10 +97,11 @@ async fn run(arguments: &Arguments) -> bool {
     let run = Run { full: arguments.full, seed: arguments.seed.unwrap_or_else(rand::random) };
     let mut reports = Vec::new();
     for (name, quick) in SCENARIOS {
-        if name == "upgrade" && arguments.old.is_none() {
+        let named = arguments.scenarios.iter().any(|part| name.contains(part.as_str()));
+        let upgrade = [WORKERS_FIRST, ORCHESTRATOR_FIRST].contains(&name);
+        if upgrade && arguments.old.is_none() {
             continue;
         }
-        let named = arguments.scenarios.iter().any(|part| name.contains(part.as_str()));
         if !named && (!arguments.scenarios.is_empty() || !(quick || run.full)) {
             continue;
         }
@@ -105,7 +113,7 @@ async fn run(arguments: &Arguments) -> bool {
             "drain" => drain::run(directory.path(), &mut report).await,
             "cuts" => cuts::run(&run, directory.path(), &mut report).await,
             "cluster" => cluster::run(&run, directory.path(), &mut report).await,
-            _ => upgrade::run(&run, arguments.old.as_deref(), directory.path(), &mut report).await,
+            _ => upgrade::run(name, &run, arguments.old.as_deref(), directory.path(), &mut report).await,
         };
         if let Err(error) = outcome {
             report.problem(error.to_string());

@@ -24,23 +24,23 @@ enum Part {
     Orchestrator,
 }
 
-const ORDERS: [(&str, [Part; 3]); 2] = [
-    ("workers first", [Part::Worker(0), Part::Worker(1), Part::Orchestrator]),
-    ("orchestrator first", [Part::Orchestrator, Part::Worker(0), Part::Worker(1)]),
-];
+pub(crate) const WORKERS_FIRST: &str = "upgrade, workers first";
+pub(crate) const ORCHESTRATOR_FIRST: &str = "upgrade, orchestrator first";
 
-pub(crate) async fn run(run: &Run, old: Option<&Path>, directory: &Path, report: &mut Report) -> Answer {
-    let old = old.ok_or("say which program is the older one: --old PROGRAM")?;
-    for (name, order) in ORDERS {
-        report.figure(name, "", "");
-        let directory = directory.join(name.replace(' ', "-"));
-        fs::create_dir(&directory)?;
-        replace(run, old, &directory, &order, report).await?;
+pub(crate) async fn run(
+    name: &str,
+    run: &Run,
+    old: Option<&Path>,
+    directory: &Path,
+    report: &mut Report,
+) -> Answer {
+    let old = fs::canonicalize(old.ok_or("say which program is the older one: --old PROGRAM")?)?;
+    let workers = [Part::Worker(0), Part::Worker(1)];
+    let order = match name {
+        WORKERS_FIRST => [&workers[..], &[Part::Orchestrator]],
+        _ => [&[Part::Orchestrator], &workers[..]],
     }
-    Ok(())
-}
-
-async fn replace(run: &Run, old: &Path, directory: &Path, order: &[Part], report: &mut Report) -> Answer {
+    .concat();
     let mut random = run.random();
     let node = Node::started(directory.join("chaos")).await?;
     store::copy_results(&node.url()).await?;
@@ -49,7 +49,7 @@ async fn replace(run: &Run, old: &Path, directory: &Path, order: &[Part], report
     for template in ["approval", "batch"] {
         fs::remove_file(directory.join(format!("templates/{template}_workflow_handler.yaml")))?;
     }
-    let old = new.running(old);
+    let old = new.running(&old);
     let mut orchestrator = old.orchestrator()?;
     let mut workers = [old.worker("old-0")?, old.worker("old-1")?];
     let mut tasks = Tasks::new(&new.api_url())?;
@@ -69,7 +69,7 @@ async fn replace(run: &Run, old: &Path, directory: &Path, order: &[Part], report
         match part {
             Part::Worker(number) => {
                 let added = new.worker(&format!("new-{number}"))?;
-                retire(std::mem::replace(&mut workers[*number], added), report).await?;
+                retire(std::mem::replace(&mut workers[number], added), report).await?;
             }
             Part::Orchestrator => {
                 retire(orchestrator, report).await?;

@@ -73,9 +73,7 @@ fn serve(stream: TcpStream, config: Option<Arc<ServerConfig>>, requests: &Sender
     // A connection that breaks off is the program's affair; the test sees what it says of it.
     let _ = match config {
         None => answer(stream, requests),
-        Some(config) => {
-            answer(StreamOwned::new(ServerConnection::new(config).unwrap(), stream), requests)
-        }
+        Some(config) => answer(StreamOwned::new(ServerConnection::new(config).unwrap(), stream), requests),
     };
 }
 
@@ -155,7 +153,10 @@ fn headers_that_cannot_be_sent_are_refused_and_never_shown() {
     for wrong in ["hunter2", "a b=hunter2", "x-key=hunter2%0d%0a", "x-key=hunter2,", "x-key=%ff"] {
         let program = Program::new().set("OTEL_EXPORTER_OTLP_HEADERS", wrong);
         let said = stderr(&program.run(&["config", "check"]));
-        assert!(said.contains("expected NAME=VALUE,NAME=VALUE") && !said.contains("hunter2"), "{wrong}: {said}");
+        assert!(
+            said.contains("expected NAME=VALUE,NAME=VALUE") && !said.contains("hunter2"),
+            "{wrong}: {said}"
+        );
     }
     let output = with_headers(Program::new()).run(&["config", "show"]);
     assert_eq!(output.status.code(), Some(0));

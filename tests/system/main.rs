@@ -25,5 +25,6 @@ mod timing;
 mod tls;
 mod traces;
 mod tutorial;
+mod upgrade;
 mod worker;
 mod workflows;

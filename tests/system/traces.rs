@@ -81,7 +81,8 @@ type Spans = Arc<Mutex<Vec<Received>>>;
 static COLLECTED: LazyLock<Spans> = LazyLock::new(|| {
     let spans = Spans::default();
     let address = collector(spans.clone());
-    let settings = TracingConfig { otlp_endpoint: Some(format!("http://{address}")), ..TracingConfig::default() };
+    let settings =
+        TracingConfig { otlp_endpoint: Some(format!("http://{address}")), ..TracingConfig::default() };
     spans::init(&settings, "the tests").expect("there is no file to read");
     let log = LogConfig { level: "info".to_owned(), format: LogFormat::Json };
     let subscriber = logging::subscriber(&log, false, std::io::sink).expect("the level is a filter");
