@@ -7,6 +7,7 @@ mod backup;
 mod broken_queue;
 mod collector;
 mod dead_letters;
+mod guide;
 mod layout;
 mod ledger;
 mod node;

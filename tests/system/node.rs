@@ -32,6 +32,11 @@ impl Node {
         String::from_utf8(done.stdout).unwrap()
     }
 
+    /// A script that is `rabbitmqctl` for this node.
+    pub(crate) fn wrapper(&self) -> String {
+        format!("#!/bin/sh\nexec {SCRIPT} ctl {} \"$@\"\n", self.directory.path().display())
+    }
+
     pub(crate) fn url(&self, user: &str, password: &str) -> String {
         format!("amqp://{user}:{password}@127.0.0.1:{}/%2f", self.port)
     }
@@ -43,8 +48,10 @@ impl Drop for Node {
     }
 }
 
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/rabbitmq-node");
+
 fn script(action: &str, directory: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/rabbitmq-node"));
+    let mut command = Command::new(SCRIPT);
     command.arg(action).arg(directory).args(arguments).stdin(Stdio::null());
     // What the node leaves running must not keep our pipes open.
     if action == "start" {
