@@ -25,6 +25,14 @@ impl Node {
         node
     }
 
+    /// Ends it in good order, and starts it again with what it has kept.
+    pub(crate) fn restart(&self) {
+        for action in ["stop", "start"] {
+            let done = script(action, self.directory.path(), &[]);
+            assert!(done.status.success(), "{action}: {done:?}");
+        }
+    }
+
     /// Runs rabbitmqctl, and returns what it says.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
         let done = script("ctl", self.directory.path(), arguments);
