@@ -6,7 +6,7 @@ use std::time::Duration;
 use tasker_worker_rust::broker::Broker;
 use tasker_worker_rust::broker::rabbit::RabbitBroker;
 use tasker_worker_rust::catalog::Catalog;
-use tasker_worker_rust::config::host_name;
+use tasker_worker_rust::config::{MetricsConfig, host_name};
 use tasker_worker_rust::ops::http::Limits;
 use tasker_worker_rust::orchestrator::{Orchestrator, api};
 use tasker_worker_rust::{Config, Error, RustWorker, ops, workflows};
@@ -66,6 +66,9 @@ async fn orchestrate(config: Config) -> Result<(), Error> {
             "The API obeys whoever reaches it: set orchestrator.auth.api_keys_file, or listen on 127.0.0.1"
         );
     }
+    // Steps per second are the workers' to measure.
+    let measured = MetricsConfig { performance_monitoring: false, ..MetricsConfig::default() };
+    tokio::spawn(ops::monitor::run(measured, signals.graceful.clone()));
     signals.graceful.cancelled().await;
     info!("Stopping: finishing what has been received");
     let orderly = async {
