@@ -91,6 +91,15 @@ chaos: ## every chaos scenario in full, ten minutes; figures also in target/chao
 chaos-cluster: ## kill one of three RabbitMQ nodes under load
 	cargo test --test chaos -- cluster
 
+FROM := $(shell git describe --tags --abbrev=0 2>/dev/null)
+.PHONY: upgrade
+upgrade: ## run an older version, FROM=COMMIT or the last tag, and replace it under load in both orders; nothing may be lost
+	@[ -n "$(FROM)" ] || { echo "there is no tag yet; say which version is replaced: make upgrade FROM=COMMIT" >&2; exit 64; }
+	mkdir -p target/older/$(FROM)
+	git archive $(FROM) | tar -x -C target/older/$(FROM)
+	cargo build --locked --manifest-path target/older/$(FROM)/Cargo.toml --target-dir target/older/$(FROM)/target
+	cargo test --test chaos -- upgrade --old target/older/$(FROM)/target/debug/tasker-worker-rust
+
 .PHONY: chart
 chart: ## check the Helm chart, the alerts, the Dockerfile and the Compose file; installs what it checks with
 	set -e; tools=$$(scripts/chart-tools); "$$tools/venv/bin/python" helm/tests/check.py "$$tools"

@@ -183,7 +183,8 @@ def check_files():
     run(venv / "hadolint", ROOT / "Dockerfile", PROJECT / "Dockerfile")
     scripts = [path for path in sorted((ROOT / "scripts").iterdir()) if path.read_text().startswith("#!/usr/bin/env bash")]
     run(venv / "shellcheck", "--severity=warning", *scripts)
-    run(venv / "python", "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", ROOT / "docker-compose.yml")
+    run(venv / "python", "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec",
+        ROOT / "docker-compose.yml", ROOT / "deploy/compose-tls.yml")
 
 
 def main():

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tasker_worker_rust::broker::Broker;
 use tasker_worker_rust::broker::rabbit::RabbitBroker;
 use tasker_worker_rust::catalog::Catalog;
-use tasker_worker_rust::config::host_name;
+use tasker_worker_rust::config::{MetricsConfig, host_name};
 use tasker_worker_rust::ops::http::Limits;
 use tasker_worker_rust::orchestrator::{Orchestrator, api};
 use tasker_worker_rust::{Config, Error, RustWorker, ops, workflows};
@@ -19,7 +19,7 @@ const LAST_SPANS: Duration = Duration::from_secs(1);
 
 pub(super) fn worker(config: Config) -> Result<Answer, Error> {
     // Before the log, which tells spans of what handlers do.
-    ops::spans::init(&config.tracing, &config.worker_id());
+    ops::spans::init(&config.tracing, &config.worker_id())?;
     ops::logging::init(&config.log)?;
     let mut worker = RustWorker::new(config);
     for namespace in workflows::all() {
@@ -32,7 +32,7 @@ pub(super) fn worker(config: Config) -> Result<Answer, Error> {
 }
 
 pub(super) fn orchestrator(config: Config) -> Result<Answer, Error> {
-    ops::spans::init(&config.tracing, host_name());
+    ops::spans::init(&config.tracing, host_name())?;
     ops::logging::init(&config.log)?;
     let runtime = tokio::runtime::Runtime::new().expect("the system gives the process threads");
     let ended = runtime.block_on(orchestrate(config));
@@ -66,6 +66,9 @@ async fn orchestrate(config: Config) -> Result<(), Error> {
             "The API obeys whoever reaches it: set orchestrator.auth.api_keys_file, or listen on 127.0.0.1"
         );
     }
+    // Steps per second are the workers' to measure.
+    let measured = MetricsConfig { performance_monitoring: false, ..MetricsConfig::default() };
+    tokio::spawn(ops::monitor::run(measured, signals.graceful.clone()));
     signals.graceful.cancelled().await;
     info!("Stopping: finishing what has been received");
     let orderly = async {

@@ -1,5 +1,9 @@
 //! What a setting's value may be, and what settings may be together.
 
+use std::str::FromStr;
+
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 use url::{Host, Url};
@@ -34,6 +38,9 @@ pub(super) enum Rule {
     /// `HOST:PORT` to listen on.
     Address,
     Http,
+    HttpOrHttps,
+    /// `NAME=VALUE,NAME=VALUE`, secret.
+    Headers,
     /// A secret that fits into an HTTP header.
     Key,
     Database,
@@ -60,6 +67,8 @@ impl Rule {
             }
             Self::Address => "HOST:PORT, such as \"0.0.0.0:8081\"".to_owned(),
             Self::Http => "http://HOST:PORT".to_owned(),
+            Self::HttpOrHttps => "http://HOST:PORT or https://HOST:PORT".to_owned(),
+            Self::Headers => "NAME=VALUE,NAME=VALUE with other characters as %XX".to_owned(),
             Self::Key => "a key without spaces".to_owned(),
             Self::Database => "sqlite:PATH".to_owned(),
             Self::AmqpUrls => "one or more addresses amqp://USER:PASSWORD@HOST:PORT/VHOST".to_owned(),
@@ -73,8 +82,10 @@ impl Rule {
 
     /// Whether a value must never be printed, not even a wrong one.
     pub(super) fn is_secret(self) -> bool {
-        matches!(self, Self::AmqpUrls | Self::Database | Self::Http | Self::Key)
-            || matches!(self, Self::Optional(rule) if rule.is_secret())
+        matches!(
+            self,
+            Self::AmqpUrls | Self::Database | Self::Http | Self::HttpOrHttps | Self::Headers | Self::Key
+        ) || matches!(self, Self::Optional(rule) if rule.is_secret())
     }
 
     /// What is wrong with `value`, in a sentence that follows the setting's key.
@@ -101,9 +112,9 @@ impl Rule {
                 let bracketed = host.starts_with('[') && host.ends_with(']');
                 !host.is_empty() && (bracketed || !host.contains(':')) && port.parse::<u16>().is_ok()
             }),
-            Self::Http => Url::parse(text).is_ok_and(|url| {
-                url.scheme() == "http" && url.username().is_empty() && url.password().is_none()
-            }),
+            Self::Http => is_address(text, &["http"]),
+            Self::HttpOrHttps => is_address(text, &["http", "https"]),
+            Self::Headers => http_headers(text).is_some(),
             Self::Key => !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()),
             Self::Database => text.strip_prefix("sqlite:").is_some_and(|path| !path.is_empty()),
             Self::Prefix => {
@@ -138,6 +149,25 @@ impl Rule {
         let got = if self.is_secret() { kind(value).to_owned() } else { shortened(value) };
         format!("expected {}, got {got}", self.expected())
     }
+}
+
+/// Whether `url` has one of these schemes, and no credentials.
+fn is_address(url: &str, schemes: &[&str]) -> bool {
+    Url::parse(url).is_ok_and(|url| {
+        schemes.contains(&url.scheme()) && url.username().is_empty() && url.password().is_none()
+    })
+}
+
+/// The headers in a list `NAME=VALUE,NAME=VALUE`, as OpenTelemetry writes them; `None` where one cannot be sent.
+pub(crate) fn http_headers(list: &str) -> Option<HeaderMap> {
+    let header = |entry: &str| {
+        let (name, value) = entry.split_once('=')?;
+        let value = percent_decode_str(value.trim()).decode_utf8().ok()?;
+        let mut value = HeaderValue::from_str(&value).ok()?;
+        value.set_sensitive(true);
+        Some((HeaderName::from_str(name.trim()).ok()?, value))
+    };
+    list.split(',').map(header).collect()
 }
 
 /// The filter that `level` is.

@@ -64,6 +64,8 @@ const SHORT_NAMES: &[(&str, &str, bool)] = &[
     ("TASKER_WORKER_ID", "worker.worker_id", false),
     ("RUST_LOG", "log.level", false),
     ("OTEL_EXPORTER_OTLP_ENDPOINT", "tracing.otlp_endpoint", false),
+    ("OTEL_EXPORTER_OTLP_HEADERS", "tracing.otlp_headers", true),
+    ("OTEL_EXPORTER_OTLP_CERTIFICATE", "tracing.ca_file", false),
 ];
 
 impl Config {

@@ -8,9 +8,9 @@
 //! 3. `TASKER__SECTION__KEY`, such as `TASKER__BROKER__DELAY_LADDER__RUNGS=10`; lists are comma-separated
 //!    or TOML;
 //! 4. the short names `RABBITMQ_URL`, `DATABASE_URL` (the orchestrator's alone), `ORCHESTRATION_API_URL`,
-//!    `TASKER_API_KEY`, `TASKER_ENV`, `TASKER_WORKER_ID`, `RUST_LOG` and `OTEL_EXPORTER_OTLP_ENDPOINT`, where they
-//!    are not empty. `RABBITMQ_URL_FILE`, `DATABASE_URL_FILE` and `TASKER_API_KEY_FILE` name a file with the value
-//!    instead.
+//!    `TASKER_API_KEY`, `TASKER_ENV`, `TASKER_WORKER_ID`, `RUST_LOG` and OpenTelemetry's `OTEL_EXPORTER_OTLP_ENDPOINT`,
+//!    `OTEL_EXPORTER_OTLP_HEADERS` and `OTEL_EXPORTER_OTLP_CERTIFICATE`, where they are not empty. `RABBITMQ_URL_FILE`,
+//!    `DATABASE_URL_FILE`, `TASKER_API_KEY_FILE` and `OTEL_EXPORTER_OTLP_HEADERS_FILE` name a file with the value instead.
 
 mod check;
 mod document;
@@ -33,7 +33,7 @@ pub use crate::broker::topology::QueueKind;
 use crate::broker::topology::Names;
 use crate::retry::Ladder;
 use crate::template::lease::Lease;
-pub(crate) use check::log_filter;
+pub(crate) use check::{http_headers, log_filter};
 
 use check::Rule;
 use setting::{Setting, settings};
@@ -361,7 +361,13 @@ settings! {
     /// `[tracing]`
     TracingConfig {
         /// The collector that spans are sent to, OTLP over HTTP, such as http://collector:4318. Empty for none.
-        otlp_endpoint: Option<String> = None, Rule::Optional(&Rule::Http);
+        otlp_endpoint: Option<String> = None, Rule::Optional(&Rule::HttpOrHttps);
+        /// What the collector wants with each request, NAME=VALUE,NAME=VALUE with other characters as %XX. Empty for none.
+        otlp_headers: Option<Secret> = None, Rule::Optional(&Rule::Headers);
+        /// The authorities that may have signed the collector's certificate, and no others; empty for the public ones.
+        ca_file: Option<PathBuf> = None, Rule::Optional(&Rule::Text);
+        /// The share of the traces begun here that is recorded, 0 to 1. Callers decide about the traces they began.
+        sample_ratio: f64 = 1.0, Rule::Number(0.0, 1.0);
     }
 }
 

@@ -15,7 +15,7 @@ impl Config {
         render(self.settings(), |text, setting| {
             let value = match setting.rule {
                 Rule::AmqpUrls => redacted(&setting.value),
-                Rule::Optional(Rule::Key) if !setting.value.is_null() => "***".into(),
+                Rule::Optional(Rule::Key | Rule::Headers) if !setting.value.is_null() => "***".into(),
                 _ => setting.value.clone(),
             };
             text.push_str(&assignment(setting, &value));

@@ -13,7 +13,7 @@ use crate::trace::TraceContext;
 pub(super) fn place(incoming: Option<&TraceContext>) -> Option<TraceContext> {
     match incoming {
         Some(incoming) if spans::enabled() => Some(incoming.child()),
-        None if spans::enabled() => Some(TraceContext::root()),
+        None if spans::enabled() => Some(spans::root()),
         incoming => incoming.cloned(),
     }
 }

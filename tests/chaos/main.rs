@@ -18,6 +18,7 @@ mod proxy;
 mod report;
 mod store;
 mod tasks;
+mod upgrade;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,17 +30,24 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use report::Report;
+use upgrade::{ORCHESTRATOR_FIRST, WORKERS_FIRST};
 
 type Answer<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// Every scenario, and whether it is part of the quick form.
-const SCENARIOS: [(&str, bool); 4] =
-    [("processes", true), ("drain", true), ("cuts", true), ("cluster", false)];
+const SCENARIOS: [(&str, bool); 6] = [
+    ("processes", true),
+    ("drain", true),
+    ("cuts", true),
+    ("cluster", false),
+    (WORKERS_FIRST, false),
+    (ORCHESTRATOR_FIRST, false),
+];
 
 /// Kills processes, brokers and connections under load, and fails when anything is lost.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Only scenarios whose name contains one of these: processes, drain, cuts, cluster.
+    /// Only scenarios whose name contains one of these: processes, drain, cuts, cluster, upgrade.
     scenarios: Vec<String>,
     /// Everything, as often as it takes to find what happens seldom.
     #[arg(long)]
@@ -50,6 +58,9 @@ struct Arguments {
     /// Writes the figures to this file, too.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// The program of an older version; without it, the upgrades are left out.
+    #[arg(long, value_name = "PROGRAM")]
+    old: Option<PathBuf>,
     /// What other tests know, so that `cargo test -- --nocapture` goes on working.
     #[arg(long, hide = true)]
     nocapture: bool,
@@ -87,6 +98,10 @@ async fn run(arguments: &Arguments) -> bool {
     let mut reports = Vec::new();
     for (name, quick) in SCENARIOS {
         let named = arguments.scenarios.iter().any(|part| name.contains(part.as_str()));
+        let upgrade = [WORKERS_FIRST, ORCHESTRATOR_FIRST].contains(&name);
+        if upgrade && arguments.old.is_none() {
+            continue;
+        }
         if !named && (!arguments.scenarios.is_empty() || !(quick || run.full)) {
             continue;
         }
@@ -97,7 +112,8 @@ async fn run(arguments: &Arguments) -> bool {
             "processes" => processes::run(&run, directory.path(), &mut report).await,
             "drain" => drain::run(directory.path(), &mut report).await,
             "cuts" => cuts::run(&run, directory.path(), &mut report).await,
-            _ => cluster::run(&run, directory.path(), &mut report).await,
+            "cluster" => cluster::run(&run, directory.path(), &mut report).await,
+            _ => upgrade::run(name, &run, arguments.old.as_deref(), directory.path(), &mut report).await,
         };
         if let Err(error) = outcome {
             report.problem(error.to_string());

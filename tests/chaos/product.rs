@@ -11,8 +11,10 @@ use tokio::time::sleep;
 use crate::Answer;
 
 /// Where a scenario's processes run, and the settings they share.
+#[derive(Clone)]
 pub(crate) struct Site {
     directory: PathBuf,
+    program: PathBuf,
     environment: Vec<(String, String)>,
     api: u16,
 }
@@ -28,7 +30,8 @@ impl Site {
             fs::write(templates.join(file.file_name()), lines.join("\n"))?;
         }
         let api = free_port()?;
-        let site = Self { directory: directory.to_owned(), environment: Vec::new(), api };
+        let program = env!("CARGO_BIN_EXE_tasker-worker-rust").into();
+        let site = Self { directory: directory.to_owned(), program, environment: Vec::new(), api };
         Ok(site
             .set("RABBITMQ_URL", urls)
             .set("RUST_LOG", "info,tasker_worker_rust::worker::settle=error")
@@ -43,6 +46,11 @@ impl Site {
     pub(crate) fn set(mut self, name: &str, value: impl Into<String>) -> Self {
         self.environment.push((name.to_owned(), value.into()));
         self
+    }
+
+    /// The same site with another version of the program.
+    pub(crate) fn running(&self, program: &Path) -> Self {
+        Self { program: program.to_owned(), ..self.clone() }
     }
 
     pub(crate) fn api_url(&self) -> String {
@@ -63,7 +71,7 @@ impl Site {
 
     /// `topology declare`, as the operator runs it.
     pub(crate) fn declare(&self) -> Answer {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tasker-worker-rust"));
+        let mut command = Command::new(&self.program);
         command.args(["topology", "declare"]).current_dir(&self.directory).stdout(Stdio::null());
         let status = command.envs(self.environment.iter().map(|(name, value)| (name, value))).status()?;
         if status.success() { Ok(()) } else { Err(format!("topology declare: {status}").into()) }
@@ -71,7 +79,7 @@ impl Site {
 
     fn start(&self, command: &str, name: &str) -> Answer<Process> {
         let log = self.directory.join(format!("{name}.log"));
-        let mut process = Command::new(env!("CARGO_BIN_EXE_tasker-worker-rust"));
+        let mut process = Command::new(&self.program);
         process
             .arg(command)
             .current_dir(&self.directory)

@@ -55,9 +55,7 @@ impl Wanted {
             60..80 => Self::power(("mixed_dag_workflow", "complex_dag"), "dag_finalize"),
             80..94 => Self::order("tok_visa", "complete", ("ship_order", "shipping_cost", json!(10.24))),
             94..99 => Self::order("tok_declined", "error", ("release_inventory", "released", json!(true))),
-            _ if patient => {
-                Self::order("tok_unavailable", "error", ("release_inventory", "released", json!(true)))
-            }
+            _ if patient => Self::retried_order(),
             _ => Self::diamond(10),
         }
     }
@@ -65,6 +63,11 @@ impl Wanted {
     pub(crate) fn diamond(number: i64) -> Self {
         let answer = ("diamond_end", "final_result", json!(number * 8 + 100));
         Self::new(("diamond_workflow", "parallel_processing"), json!({ "base_value": number }), answer)
+    }
+
+    /// An order whose payment fails, is tried again after half a minute, and fails for good.
+    pub(crate) fn retried_order() -> Self {
+        Self::order("tok_unavailable", "error", ("release_inventory", "released", json!(true)))
     }
 
     fn power(template: (&str, &str), step: &'static str) -> Self {

@@ -1,6 +1,5 @@
 //! Settings, and what an operator sees.
 
-mod commands;
 mod config;
 mod http;
 mod logging;

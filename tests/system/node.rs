@@ -25,11 +25,24 @@ impl Node {
         node
     }
 
+    /// Ends it in good order, and starts it again with what it has kept.
+    pub(crate) fn restart(&self) {
+        for action in ["stop", "start"] {
+            let done = script(action, self.directory.path(), &[]);
+            assert!(done.status.success(), "{action}: {done:?}");
+        }
+    }
+
     /// Runs rabbitmqctl, and returns what it says.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> String {
         let done = script("ctl", self.directory.path(), arguments);
         assert!(done.status.success(), "rabbitmqctl {arguments:?}: {done:?}");
         String::from_utf8(done.stdout).unwrap()
+    }
+
+    /// A script that is `rabbitmqctl` for this node.
+    pub(crate) fn wrapper(&self) -> String {
+        format!("#!/bin/sh\nexec {SCRIPT} ctl {} \"$@\"\n", self.directory.path().display())
     }
 
     pub(crate) fn url(&self, user: &str, password: &str) -> String {
@@ -43,8 +56,10 @@ impl Drop for Node {
     }
 }
 
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/rabbitmq-node");
+
 fn script(action: &str, directory: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/rabbitmq-node"));
+    let mut command = Command::new(SCRIPT);
     command.arg(action).arg(directory).args(arguments).stdin(Stdio::null());
     // What the node leaves running must not keep our pipes open.
     if action == "start" {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::json;
+use tasker_worker_rust::broker::BrokerStatus;
 use tasker_worker_rust::broker::topology::Topology;
 use tasker_worker_rust::ops::health::Health;
 use tasker_worker_rust::ops::metrics::METRICS;
@@ -11,6 +12,7 @@ use tasker_worker_rust::{Namespace, RunningWorker, RustWorker, Step, StepResult}
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Duration, sleep};
 
+use crate::node::Node;
 use crate::on_both_brokers;
 use crate::program::Program;
 use crate::support::{Desk, Kind, NAMESPACE, delete, settings, within};
@@ -182,6 +184,43 @@ async fn draining_hands_back_what_has_not_begun(kind: Kind) {
     assert_eq!(desk.next_result().await.attempt, 1);
     worker.shutdown().await;
     close(desk).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pause_outlives_the_broker_rabbitmq() {
+    const KEPT: &str = "kept";
+    let node = Node::start(tempfile::tempdir().unwrap(), &[]);
+    let mut config = settings(Kind::Embedded);
+    config.broker.urls = vec![node.url("guest", "guest").as_str().into()];
+    let mut desk = Desk::open_with(config, Kind::RabbitMq, &[KEPT]).await;
+    let (gate, mut has_begun) = Gate::new();
+    gate.may_end.add_permits(1);
+    let worker = desk.worker(gate.namespace(KEPT)).await;
+    order(&desk, KEPT, false).await;
+    shows(&worker, KEPT, "paused").await;
+    let metrics = || {
+        [&METRICS.consumer_paused, &METRICS.consumer_up].map(|gauge| gauge.with_label_values(&[KEPT]).get())
+    };
+    assert_eq!(metrics(), [1, 0]);
+
+    tokio::task::block_in_place(|| node.restart());
+    let mut status = desk.broker.status();
+    within(status.wait_for(|status| *status == BrokerStatus::Connected)).await.expect("the broker lives");
+    let mut request = desk.request("wait", json!({}));
+    request.namespace = KEPT.to_owned();
+    waiting(&desk, KEPT, 0).await;
+    desk.send(&request).await;
+    waiting(&desk, KEPT, 1).await;
+    shows(&worker, KEPT, "paused").await;
+    let second = desk.worker(gate.namespace(KEPT)).await;
+    shows(&second, KEPT, "paused").await;
+    assert!(has_begun.try_recv().is_err(), "nothing begins while it is paused");
+    end(&desk, KEPT).await;
+    assert_eq!(desk.next_result().await.step_uuid, request.step_uuid);
+    assert_eq!(metrics(), [0, 1]);
+    worker.shutdown().await;
+    second.shutdown().await;
+    desk.broker.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -232,6 +232,16 @@ impl Desk {
         }
     }
 
+    /// The next result, and the place in a trace that it came with.
+    pub(crate) async fn next_trace(&mut self) -> TraceContext {
+        match self.next().await {
+            Report::Result(_, properties) => {
+                TraceContext::of(&properties.headers).expect("the result is part of a trace")
+            }
+            other => panic!("expected a result, got {other:?}"),
+        }
+    }
+
     pub(crate) async fn next_result(&mut self) -> StepExecutionResult {
         match self.next().await {
             Report::Result(result, _) => result,

@@ -38,17 +38,27 @@ impl System {
 
     /// With these templates and handlers.
     pub(crate) async fn open_with(kind: Kind, catalog: Catalog, handlers: Vec<Namespace>) -> Self {
-        Self::start(settings(kind), kind, catalog, handlers).await
+        Self::start(settings(kind), kind, catalog, handlers, tempfile::tempdir().unwrap()).await
+    }
+
+    /// With the example workflows, on the file `store.sqlite` in this folder.
+    pub(crate) async fn on_store(kind: Kind, config: Config, store: tempfile::TempDir) -> Self {
+        let catalog = Catalog::load(&templates(), None).expect("our own templates are right");
+        Self::start(config, kind, catalog, workflows::all(), store).await
     }
 
     /// With the example workflows, on the RabbitMQ of these settings.
     pub(crate) async fn on(config: Config) -> Self {
-        let catalog = Catalog::load(&templates(), None).expect("our own templates are right");
-        Self::start(config, Kind::RabbitMq, catalog, workflows::all()).await
+        Self::on_store(Kind::RabbitMq, config, tempfile::tempdir().unwrap()).await
     }
 
-    async fn start(mut config: Config, kind: Kind, catalog: Catalog, handlers: Vec<Namespace>) -> Self {
-        let store = tempfile::tempdir().unwrap();
+    async fn start(
+        mut config: Config,
+        kind: Kind,
+        catalog: Catalog,
+        handlers: Vec<Namespace>,
+        store: tempfile::TempDir,
+    ) -> Self {
         config.orchestrator.database_url = format!("sqlite:{}", store.path().join("store.sqlite").display());
         let broker = connect(kind, &config).await;
         let (orchestrator, server, client) = orchestrate(&config, &broker, &catalog).await;

@@ -16,13 +16,13 @@ use crate::node::Node;
 use crate::support::{NAMESPACE, eventually, within};
 
 /// Signs certificates.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub(crate) pem: String,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -32,7 +32,7 @@ impl Authority {
     }
 
     /// A certificate for `name` that is valid until the end of `year`, and its key.
-    fn sign(&self, name: &str, year: i32) -> (String, String) {
+    pub(crate) fn sign(&self, name: &str, year: i32) -> (String, String) {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.not_before = date_time_ymd(2020, 1, 1);

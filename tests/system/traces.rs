@@ -81,8 +81,9 @@ type Spans = Arc<Mutex<Vec<Received>>>;
 static COLLECTED: LazyLock<Spans> = LazyLock::new(|| {
     let spans = Spans::default();
     let address = collector(spans.clone());
-    let settings = TracingConfig { otlp_endpoint: Some(format!("http://{address}")) };
-    spans::init(&settings, "the tests");
+    let settings =
+        TracingConfig { otlp_endpoint: Some(format!("http://{address}")), ..TracingConfig::default() };
+    spans::init(&settings, "the tests").expect("there is no file to read");
     let log = LogConfig { level: "info".to_owned(), format: LogFormat::Json };
     let subscriber = logging::subscriber(&log, false, std::io::sink).expect("the level is a filter");
     tracing::subscriber::set_global_default(subscriber).expect("no test has a log of its own");
@@ -300,7 +301,7 @@ async fn a_trace_goes_on_over_a_restart_of_the_orchestrator(kind: Kind) {
 }
 
 /// A worker program that serves the linear workflow, with a desk in the orchestrator's place.
-async fn worker_program(endpoint: Option<&str>) -> (Desk, Program) {
+pub(crate) async fn worker_program(endpoint: Option<&str>) -> (Desk, Program) {
     let config = settings(Kind::RabbitMq);
     let desk = Desk::open_with(config.clone(), Kind::RabbitMq, &["linear_workflow"]).await;
     let program = Program::new()
@@ -312,7 +313,7 @@ async fn worker_program(endpoint: Option<&str>) -> (Desk, Program) {
     (desk, program)
 }
 
-fn linear_request(desk: &Desk) -> tasker_worker_rust::StepExecutionRequest {
+pub(crate) fn linear_request(desk: &Desk) -> tasker_worker_rust::StepExecutionRequest {
     let mut request = desk.request("linear_step_1", json!({ "even_number": 6 }));
     request.namespace = "linear_workflow".to_owned();
     request

@@ -25,7 +25,7 @@ passwordKey where the mounted secret is not the workers'. */}}
       key: {{ $key }}
 {{- end }}
 - name: RABBITMQ_URL
-  value: amqp://$(RABBITMQ_USERNAME)@$(RABBITMQ_HOST):$(RABBITMQ_PORT)/%2f
+  value: {{ dig "tls" "secretName" "" $root.Values.rabbitmq.operator.spec | empty | ternary "amqp" "amqps" }}://$(RABBITMQ_USERNAME)@$(RABBITMQ_HOST):$(RABBITMQ_PORT)/%2f
 - name: TASKER__BROKER__PASSWORD_FILE
   value: /run/secrets/rabbitmq/password
 {{- else }}
@@ -34,6 +34,23 @@ passwordKey where the mounted secret is not the workers'. */}}
 {{- if and (eq $root.Values.rabbitmq.mode "external") $passwordKey }}
 - name: TASKER__BROKER__PASSWORD_FILE
   value: /run/secrets/rabbitmq/password
+{{- end }}
+{{- end }}
+{{- with $root.Values.rabbitmq.tls }}
+{{- $files := dict "TASKER__BROKER__TLS__CA_FILE" .caKey "TASKER__BROKER__TLS__CERTIFICATE_FILE" .certificateKey "TASKER__BROKER__TLS__KEY_FILE" .privateKeyKey }}
+{{- range $variable, $key := .existingSecret | empty | ternary dict $files }}
+{{- if $key }}
+- name: {{ $variable }}
+  value: /run/secrets/rabbitmq-tls/{{ $key }}
+{{- end }}
+{{- end }}
+{{- with .serverName }}
+- name: TASKER__BROKER__TLS__SERVER_NAME
+  value: {{ . | quote }}
+{{- end }}
+{{- if .externalLogin }}
+- name: TASKER__BROKER__TLS__EXTERNAL_LOGIN
+  value: "true"
 {{- end }}
 {{- end }}
 - name: TASKER__BROKER__PREFIX
@@ -50,7 +67,7 @@ passwordKey where the mounted secret is not the workers'. */}}
 {{- end }}
 {{- end -}}
 
-{{/* Takes a dict of root and secret with its urlKey. */}}
+{{/* Takes a dict of root, secret with its urlKey and passwordKey, and tlsSecret where it is not the workers'. */}}
 {{- define "tasker.brokerVolume" -}}
 - name: rabbitmq
   secret:
@@ -65,6 +82,18 @@ passwordKey where the mounted secret is not the workers'. */}}
       - { key: {{ .passwordKey | quote }}, path: password }
 {{- end }}
 {{- end }}
+{{- with .root.Values.rabbitmq.tls }}
+{{- if .existingSecret }}
+- name: rabbitmq-tls
+  secret:
+    secretName: {{ default .existingSecret $.tlsSecret }}
+    defaultMode: 0440
+    items:
+    {{- range compact (list .caKey .certificateKey .privateKeyKey) }}
+      - { key: {{ . | quote }}, path: {{ . | quote }} }
+    {{- end }}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "tasker.templatesVolume" -}}
@@ -77,6 +106,9 @@ passwordKey where the mounted secret is not the workers'. */}}
 
 {{- define "tasker.mounts" -}}
 - { name: rabbitmq, mountPath: /run/secrets/rabbitmq, readOnly: true }
+{{- if .Values.rabbitmq.tls.existingSecret }}
+- { name: rabbitmq-tls, mountPath: /run/secrets/rabbitmq-tls, readOnly: true }
+{{- end }}
 {{- if .Values.templatesConfigMap }}
 - { name: templates, mountPath: /app/config/workflows, readOnly: true }
 {{- end }}

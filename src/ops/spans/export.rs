@@ -1,22 +1,31 @@
 //! Sends spans to a collector: OTLP over HTTP, as JSON. On a thread of its own, so that neither a busy handler
 //! delays it nor it a handler.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, StatusCode, header};
+use hyper::header::HeaderValue;
+use hyper::{HeaderMap, Method, Request, StatusCode, header};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{info, warn};
+use webpki_root_certs::TLS_SERVER_ROOT_CERTS;
 
 use super::Span;
-use crate::config::host_name;
+use crate::Error;
+use crate::config::{TracingConfig, host_name, http_headers};
 use crate::ops::metrics::METRICS;
 use crate::trace::TraceContext;
 
@@ -41,11 +50,17 @@ pub(super) struct Exporter {
 }
 
 impl Exporter {
-    pub(super) fn start(endpoint: &str, instance: &str) -> Self {
+    /// # Errors
+    /// When the authorities cannot be read.
+    pub(super) fn start(endpoint: &str, settings: &TracingConfig, instance: &str) -> Result<Self, Error> {
         let (jobs, receiver) = mpsc::channel(KEPT);
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls(settings.ca_file.as_deref())?);
+        let headers = settings.otlp_headers.as_ref().and_then(|headers| http_headers(headers.expose()));
         let collector = Collector {
             url: format!("{}/v1/traces", endpoint.trim_end_matches('/')),
-            http: Client::builder(TokioExecutor::new()).build_http(),
+            http: Client::builder(TokioExecutor::new())
+                .build(connector.https_or_http().enable_http1().build()),
+            headers: headers.unwrap_or_default(),
             resource: attributes(&[
                 ("service.name", env!("CARGO_PKG_NAME").into()),
                 ("service.version", env!("CARGO_PKG_VERSION").into()),
@@ -61,7 +76,7 @@ impl Exporter {
                 .block_on(collector.run(receiver));
         });
         running.expect("the system gives the process a thread");
-        Self { jobs }
+        Ok(Self { jobs })
     }
 
     pub(super) fn take(&self, span: Box<Span>) {
@@ -81,7 +96,8 @@ impl Exporter {
 
 struct Collector {
     url: String,
-    http: Client<HttpConnector, Full<Bytes>>,
+    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    headers: HeaderMap,
     resource: Value,
     /// Whether it has been said that it takes nothing.
     away: bool,
@@ -159,12 +175,13 @@ impl Collector {
             "resource": { "attributes": self.resource },
             "scopeSpans": [{ "scope": scope, "spans": spans }],
         }] });
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(Method::POST)
             .uri(&self.url)
-            .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body.to_string())))
             .map_err(|error| error.to_string())?;
+        request.headers_mut().extend(self.headers.clone());
+        request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let answer = self.http.request(request).await.map_err(|error| {
             let cause: &dyn std::error::Error = &error;
             std::iter::successors(Some(cause), |error| error.source()).last().unwrap_or(cause).to_string()
@@ -174,6 +191,35 @@ impl Collector {
         answer.into_body().collect().await.map_err(|error| error.to_string())?;
         Ok(status)
     }
+}
+
+/// Who is trusted to vouch for a collector.
+fn tls(authorities: Option<&Path>) -> Result<ClientConfig, Error> {
+    let mut roots = RootCertStore::empty();
+    match authorities {
+        None => {
+            roots.add_parsable_certificates(TLS_SERVER_ROOT_CERTS.iter().cloned());
+        }
+        Some(path) => {
+            let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+            let problem = match read.map(|certificates| roots.add_parsable_certificates(certificates)) {
+                Ok((1.., _)) => None,
+                Ok(_) => Some("it holds none".to_owned()),
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(problem) = problem {
+                return Err(Error::Config(vec![format!(
+                    "tracing.ca_file: cannot use {}: {problem}; expected a PEM file with certificates",
+                    path.display()
+                )]));
+            }
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider speaks the versions it was built for");
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// Whether the protocol wants such an answer tried again.
@@ -237,7 +283,8 @@ mod tests {
     #[test]
     fn a_collector_that_never_answers_is_not_waited_for_and_what_it_misses_is_counted() {
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let exporter = Exporter::start(&format!("http://{}", silent.local_addr().unwrap()), "a test");
+        let address = format!("http://{}", silent.local_addr().unwrap());
+        let exporter = Exporter::start(&address, &TracingConfig::default(), "a test").unwrap();
         let dropped = METRICS.spans.with_label_values(&["dropped"]);
         let before = dropped.get();
         let started = std::time::Instant::now();

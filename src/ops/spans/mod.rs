@@ -15,30 +15,51 @@ use serde_json::Value;
 
 pub use layer::{SpanLayer, adopt};
 
+use crate::Error;
 use crate::clock;
 use crate::config::TracingConfig;
 use crate::trace::TraceContext;
 use export::Exporter;
 
-static EXPORTER: OnceLock<Exporter> = OnceLock::new();
+struct Tracing {
+    exporter: Exporter,
+    /// The share of new traces that is recorded.
+    sample_ratio: f64,
+}
+
+static TRACING: OnceLock<Tracing> = OnceLock::new();
 
 /// Sends the process's spans where the settings say, from now on; nowhere without an endpoint. `instance` names
 /// the process. The first call decides.
-pub fn init(settings: &TracingConfig, instance: &str) {
-    if let Some(endpoint) = &settings.otlp_endpoint {
-        EXPORTER.get_or_init(|| Exporter::start(endpoint, instance));
+///
+/// # Errors
+/// When `tracing.ca_file` is of no use.
+pub fn init(settings: &TracingConfig, instance: &str) -> Result<(), Error> {
+    if let Some(endpoint) = &settings.otlp_endpoint
+        && TRACING.get().is_none()
+    {
+        let exporter = Exporter::start(endpoint, settings, instance)?;
+        TRACING.get_or_init(|| Tracing { exporter, sample_ratio: settings.sample_ratio });
     }
+    Ok(())
+}
+
+/// The beginning of a new trace; whether it is recorded is drawn once, for all of it.
+pub fn root() -> TraceContext {
+    let mut root = TraceContext::root();
+    root.sampled = TRACING.get().is_none_or(|tracing| rand::random::<f64>() < tracing.sample_ratio);
+    root
 }
 
 /// Whether anybody wants spans.
 pub fn enabled() -> bool {
-    EXPORTER.get().is_some()
+    TRACING.get().is_some()
 }
 
 /// Sends what has not been sent, for as long as `limit` at most.
 pub fn flush(limit: Duration) {
-    if let Some(exporter) = EXPORTER.get() {
-        exporter.flush(limit);
+    if let Some(tracing) = TRACING.get() {
+        tracing.exporter.flush(limit);
     }
 }
 
@@ -112,8 +133,8 @@ impl Span {
     /// It ends now.
     pub fn end(mut self) {
         self.ended = clock::now();
-        if let Some(exporter) = EXPORTER.get().filter(|_| self.context.sampled) {
-            exporter.take(Box::new(self));
+        if let Some(tracing) = TRACING.get().filter(|_| self.context.sampled) {
+            tracing.exporter.take(Box::new(self));
         }
     }
 }

@@ -44,7 +44,7 @@ pub(super) async fn submit(
 ) -> Result<Created, ApiError> {
     let caller = caller(&headers);
     let span = spans::enabled().then(|| {
-        let context = caller.as_ref().map_or_else(TraceContext::root, TraceContext::child);
+        let context = caller.as_ref().map_or_else(spans::root, TraceContext::child);
         Span::new(context, caller.as_ref().map(|caller| caller.span_id), Kind::Server, "POST /v1/tasks")
             .with("http.request.method", "POST")
             .with("http.route", "/v1/tasks")

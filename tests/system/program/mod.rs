@@ -56,6 +56,10 @@ impl Program {
         self
     }
 
+    pub(crate) fn environment(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.environment.iter().map(|(name, value)| (name, value))
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
@@ -66,7 +70,7 @@ impl Program {
         let mut command = Command::new(words.next().unwrap());
         command.args(words).args(arguments).current_dir(self.path()).env_clear().stdin(Stdio::null());
         command.envs(coverage());
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.envs(self.environment());
         command
     }
 

@@ -3,12 +3,13 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use serde_json::Value;
 use tasker_worker_rust::broker::topology::Topology;
 
 use super::{Program, get, stderr, stdout};
-use crate::support::{Kind, delete, rabbitmq_url, settings};
+use crate::support::{DEADLINE, Kind, delete, rabbitmq_url, settings};
 
 #[test]
 fn an_orchestrator_with_keys_obeys_who_shows_one_and_one_without_warns() {
@@ -52,6 +53,32 @@ fn an_orchestrator_with_keys_obeys_who_shows_one_and_one_without_warns() {
 
     let open = program().set("TASKER__ORCHESTRATOR__LISTEN_ADDRESS", "0.0.0.0:0");
     open.start(&["orchestrator"]).says("the api obeys whoever reaches it");
+}
+
+#[test]
+fn the_orchestrator_shows_its_memory_beside_its_health_apart_from_the_api() {
+    let program = Program::new()
+        .set("TASKER__ORCHESTRATOR__LISTEN_ADDRESS", "127.0.0.1:0")
+        .set("TASKER__ORCHESTRATOR__HEALTH_ADDRESS", "127.0.0.1:0")
+        .write("config/workflows/none.txt", "");
+    let mut orchestrator = program.start(&["orchestrator"]);
+    let mut address = |setting: &str| {
+        let line = orchestrator.says(setting);
+        line["address"].as_str().unwrap().to_owned()
+    };
+    let (api, own) = (address("orchestrator.listen_address"), address("orchestrator.health_address"));
+    assert_eq!((get(&api, "/metrics").0, get(&api, "/health/live").0), (404, 200));
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let (status, metrics) = get(&own, "/metrics");
+        assert_eq!(status, 200);
+        let bytes =
+            metrics.lines().find_map(|line| line.strip_prefix("tasker_process_resident_memory_bytes "));
+        if bytes.is_some_and(|bytes| bytes.parse::<u64>().unwrap() > 1 << 20) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{metrics}");
+    }
 }
 
 #[test]
