@@ -58,7 +58,7 @@ FILE :=
 .PHONY: mutants
 mutants: ## change the pure core line by line, and name the changes that no test notices
 	command -v cargo-mutants >/dev/null || cargo install --locked cargo-mutants
-	cargo mutants --output target/mutants $(if $(FILE),--file $(FILE))
+	cargo mutants --output target/mutants $(if $(FILE),--re "^$(FILE)")
 
 .PHONY: fuzz
 fuzz: ## a million mutated inputs to every decoder, and a million through a running worker

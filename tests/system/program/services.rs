@@ -161,7 +161,8 @@ fn the_bench_fills_a_store_of_todays_shape_and_measures_it() {
     let config = settings(Kind::RabbitMq);
     let bench =
         ["bench", "w6", "w7", "--quick", "--rounds", "1", "--stored-tasks", "1000", "--output", "json"];
-    let output = Program::new().broker(&config).run(&[&bench[..], &["--only", "tasks in the store"]].concat());
+    let output =
+        Program::new().broker(&config).run(&[&bench[..], &["--only", "tasks in the store"]].concat());
     let figures: Value =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
     let cases: Vec<&str> = figures["figures"]
