@@ -22,7 +22,7 @@ on_both_brokers! {
     a_replay_from_the_dead_letters_goes_on_from_the_checkpoint
     a_cancelled_task_ends_at_the_next_checkpoint
     a_worker_that_stops_hands_on_what_was_reached
-    a_worker_killed_between_checkpoints_loses_one_part
+    what_a_killed_worker_had_reached_is_gone_on_from_and_nothing_is_done_more_than_twice
     what_comes_again_is_not_run_beside_what_its_step_went_on_with
     a_checkpoint_that_leads_nowhere_or_cannot_be_sent_fails_the_step
 }
@@ -235,7 +235,7 @@ async fn a_worker_that_stops_hands_on_what_was_reached(kind: Kind) {
     lab.nothing_is_left().await;
 }
 
-async fn a_worker_killed_between_checkpoints_loses_one_part(kind: Kind) {
+async fn what_a_killed_worker_had_reached_is_gone_on_from_and_nothing_is_done_more_than_twice(kind: Kind) {
     let mut lab = Lab::open(kind).await;
     let (sum, mut begun) = Sum::new(2, never);
     let broker = lab.connect();
@@ -259,12 +259,16 @@ async fn a_worker_killed_between_checkpoints_loses_one_part(kind: Kind) {
     assert_eq!((result.data.get(), result.part, result.attempt), ("10", 4, 1));
     assert_eq!(id, format!("{}:1.4:result", request.step_uuid));
     worker.shutdown().await;
-    // The ack of the part before the one that was cut off may have been lost with it.
-    assert!(parts.is_sorted() && parts.iter().filter(|part| **part == 2).count() <= 2, "{parts:?}");
-    parts.dedup();
-    assert_eq!(parts, [1, 2, 3, 4]);
-    let again = sum.parts().split_off(3);
-    assert!(again.iter().all(|(attempt, part)| (*attempt, *part >= 1) == (1, true)), "{again:?}");
+    // The acks of parts before the one that was cut off may have been lost with it: then those are done again, perhaps
+    // after what followed them.
+    let twice_at_most = |times: usize| (1..=2).contains(&times);
+    for part in 1..=4 {
+        assert!(twice_at_most(parts.iter().filter(|other| **other == part).count()), "{parts:?}");
+    }
+    let done = sum.parts();
+    for part in first_attempt(0..5) {
+        assert!(twice_at_most(done.iter().filter(|other| **other == part).count()), "{done:?}");
+    }
     lab.nothing_is_left().await;
 }
 
@@ -278,18 +282,17 @@ async fn what_comes_again_is_not_run_beside_what_its_step_went_on_with(kind: Kin
     let second = lab.desk.next_checkpoint().await;
     let third = lab.desk.next_checkpoint().await;
     // While the third part runs: the parts before it say nothing more, and it is joined.
-    for (overtaken, request) in [(1, &first), (2, &second)] {
-        lab.desk.send(request).await;
-        eventually("it comes again", async || (lab.came_again("overtaken") == overtaken).then_some(())).await;
+    for request in [&first, &second] {
+        lab.send_until("overtaken", request).await;
     }
+    let joined = lab.came_again("joined");
     lab.desk.send(&third).await;
-    eventually("it comes again", async || (lab.came_again("joined") == 1).then_some(())).await;
+    eventually("it comes again", async || (lab.came_again("joined") > joined).then_some(())).await;
     sum.gate.add_permits(1);
     assert_eq!(lab.desk.next_checkpoint().await.part, 3);
     assert_eq!(lab.result().await.0.data.get(), "6");
     // And after its end.
-    lab.desk.send(&second).await;
-    eventually("it comes again", async || (lab.came_again("overtaken") == 3).then_some(())).await;
+    lab.send_until("overtaken", &second).await;
     worker.shutdown().await;
     assert_eq!(sum.parts(), first_attempt(0..4));
     lab.nothing_is_left().await;

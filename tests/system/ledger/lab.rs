@@ -171,17 +171,15 @@ impl Lab {
         METRICS.redeliveries.with_label_values(&[self.namespace.as_str(), outcome]).get()
     }
 
-    /// Sends the request again until it is answered from the ledger. An answer may have arrived here before its
-    /// worker knows that it is confirmed: until then, a duplicate joins it.
-    pub(super) async fn send_until_replayed(&self, request: &StepExecutionRequest) {
-        let before = self.came_again("replayed");
-        while self.came_again("replayed") == before {
-            let sent = self.came_again("joined") + before + 1;
+    /// Sends the request again until it ends like this. An answer may have arrived here before its worker knows that it
+    /// is confirmed: until then, a duplicate joins it.
+    pub(crate) async fn send_until(&self, outcome: &str, request: &StepExecutionRequest) {
+        let seen = || self.came_again("joined") + self.came_again(outcome);
+        let before = self.came_again(outcome);
+        while self.came_again(outcome) == before {
+            let sent = seen() + 1;
             self.desk.send(request).await;
-            eventually("the request comes again", async || {
-                (self.came_again("joined") + self.came_again("replayed") == sent).then_some(())
-            })
-            .await;
+            eventually("the request comes again", async || (seen() == sent).then_some(())).await;
         }
     }
 

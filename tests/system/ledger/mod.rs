@@ -55,7 +55,7 @@ async fn a_duplicate_of_a_running_step_is_settled_with_it_and_a_later_one_gets_t
     finish.add_permits(1);
     let first = lab.result().await;
 
-    lab.send_until_replayed(&request).await;
+    lab.send_until("replayed", &request).await;
     let again = lab.result().await;
     assert_eq!(again, first, "the same answer, to the millisecond");
     assert_eq!(lab.came_again("replayed"), 1);
@@ -69,7 +69,7 @@ async fn retries_failures_and_dead_letters_are_repeated_word_for_word(kind: Kind
     let request = lab.ask("hopeless").await;
     let first = (lab.desk.next().await, lab.desk.next().await);
     assert!(matches!(first, (Report::Result(..), Report::DeadLetter(..))), "{first:?}");
-    lab.send_until_replayed(&request).await;
+    lab.send_until("replayed", &request).await;
     assert_eq!((lab.desk.next().await, lab.desk.next().await), first);
 
     // Each of the two retries comes back, and only one is run.
@@ -78,7 +78,7 @@ async fn retries_failures_and_dead_letters_are_repeated_word_for_word(kind: Kind
     assert!(matches!(retry, Report::Retry(..)), "{retry:?}");
     let result = lab.desk.next().await;
     assert!(matches!(&result, Report::Result(result, _) if result.attempt == 2), "{result:?}");
-    lab.send_until_replayed(&request).await;
+    lab.send_until("replayed", &request).await;
     assert_eq!((lab.desk.next().await, lab.desk.next().await), (retry, result));
     worker.shutdown().await;
     lab.all_ran_once(3).await;
