@@ -10,7 +10,7 @@ use tasker_worker_rust::{Namespace, Step, StepError, StepResult, template};
 use tokio::sync::Semaphore;
 
 use crate::on_both_brokers;
-use crate::support::{Kind, within};
+use crate::support::{Kind, coverage, within};
 use crate::system::System;
 
 on_both_brokers! {
@@ -187,9 +187,10 @@ async fn one_hundred_linear_tasks_complete_at_the_documented_rate(kind: Kind) {
         assert_eq!(system.finished(task_uuid).await.status, "complete");
     }
     // The design document asks for 1,000 steps a second; an optimised build does a multiple of that (see
-    // `benches/`), and this is the most an unoptimised, measured one on a busy machine can be held to.
+    // `benches/`), and this is the most an unoptimised one on a busy machine can be held to; one that counts its lines, less.
     let rate = 400.0 / started.elapsed().as_secs_f64();
-    assert!(rate >= 20.0, "{rate:.0} steps/s");
+    let least = if coverage().is_some() { 20.0 } else { 100.0 };
+    assert!(rate >= least, "{rate:.0} steps/s");
     system.close().await;
 }
 
