@@ -73,14 +73,16 @@ fn overrides(list: &Node, place: &str, notes: &mut Notes) -> Vec<Override> {
                 Override::read(item, place, name, notes)
             })
             .collect(),
-        Value::Map(entries) => entries
-            .iter()
-            .filter(|(_, value)| !value.is_null())
-            .filter_map(|(key, value)| {
-                let name = At { value: plain(key).to_owned(), line: key.line };
-                Override::read(value, place, name, notes)
-            })
-            .collect(),
+        Value::Map(entries) => {
+            notes.repeated_names(entries);
+            let overrides = entries.iter().filter(|(_, value)| !value.is_null());
+            overrides
+                .filter_map(|(key, value)| {
+                    let name = At { value: plain(key).to_owned(), line: key.line };
+                    Override::read(value, place, name, notes)
+                })
+                .collect()
+        }
         _ => {
             let text = format!("{place}: the overrides are {}; expected a list or a mapping", list.shown());
             notes.mistake(list.line, text);

@@ -47,20 +47,28 @@ impl Notes {
         match &node.value {
             Value::List(items) => items.iter().for_each(|item| self.repeated_keys(item)),
             Value::Map(entries) => {
-                let mut first = BTreeMap::new();
-                for (key, value) in entries {
-                    if let Some(earlier) = first.insert(plain(key), key.line) {
-                        let also = earlier.map(|line| format!(" (also on line {line})")).unwrap_or_default();
-                        self.mistake(
-                            key.line,
-                            format!("key {:?} stands here twice{also}; keep one", plain(key)),
-                        );
-                    }
-                    self.repeated_keys(value);
-                }
+                self.repeated(entries, |key| &key.text);
+                entries.iter().for_each(|(_, value)| self.repeated_keys(value));
             }
             _ => {}
         }
+    }
+
+    /// Every key that `name` calls the same as an earlier one.
+    fn repeated(&mut self, entries: &[(Key, Node)], name: fn(&Key) -> &str) {
+        let mut first = BTreeMap::new();
+        for (key, _) in entries {
+            if let Some(earlier) = first.insert(name(key), key.line) {
+                let also = earlier.map(|line| format!(" (also on line {line})")).unwrap_or_default();
+                let text = format!("key {:?} stands here twice{also}; keep one", name(key));
+                self.mistake(key.line, text);
+            }
+        }
+    }
+
+    /// The same among keys of the format, where a symbol means what its text means.
+    pub(super) fn repeated_names(&mut self, entries: &[(Key, Node)]) {
+        self.repeated(entries, plain);
     }
 }
 
@@ -141,6 +149,7 @@ impl<'a> Fields<'a> {
             notes.mistake(node.line, message);
             return None;
         };
+        notes.repeated_names(entries);
         for (key, value) in entries {
             let name = plain(key);
             let found = keys.iter().copied().flatten().find(|(names, _)| names.contains(&name));
@@ -333,7 +342,10 @@ impl<'a> Fields<'a> {
     pub(super) fn entries(&self, name: &str, notes: &mut Notes) -> &'a [(Key, Node)] {
         let Some((key, node)) = self.get(name) else { return &[] };
         match &node.value {
-            Value::Map(entries) => entries,
+            Value::Map(entries) => {
+                notes.repeated_names(entries);
+                entries
+            }
             _ => {
                 self.wrong(key, node, "a mapping", notes);
                 &[]

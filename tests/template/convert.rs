@@ -180,6 +180,9 @@ fn words() -> impl Strategy<Value = String> {
             ".inf",
             "2024-01-01",
             "1_000",
+            ":",
+            ":x",
+            "x",
         ])
         .prop_map(str::to_owned),
     ]

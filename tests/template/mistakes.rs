@@ -2,7 +2,7 @@
 
 use tasker_worker_rust::template::parse;
 
-use super::with_steps;
+use super::{initialization, step, template, with_steps};
 
 fn mistakes(text: &str) -> Vec<String> {
     parse(text, None).expect_err(text).iter().map(ToString::to_string).collect()
@@ -33,6 +33,29 @@ fn text_that_is_no_template_is_refused_with_its_line() {
     ] {
         assert_eq!(mistakes(text), [expected], "{text}");
     }
+}
+
+#[test]
+fn a_key_and_its_symbol_are_one_key_of_the_format_and_two_of_a_users_data() {
+    let steps = |text: &str| mistakes(&with_steps(text));
+    for (text, key) in [
+        ("  - {name: a, handler_class: A, :handler_class: B}", "handler_class"),
+        ("  - {name: a, retry: {limit: 3, :limit: 4}}", "limit"),
+        ("  - {name: a}\nenvironments: {test: {}, :test: {}}", "test"),
+        (
+            "  - {name: a}\nenvironments: {test: {step_overrides: {a: {skippable: true}, :a: {skippable: true}}}}",
+            "a",
+        ),
+        ("  - {name: a, handler_class: A, handler_config: {k: {x: 1, x: 2}}}", "x"),
+    ] {
+        let expected = format!("key {key:?} stands here twice");
+        let found = steps(text);
+        assert!(found.len() == 1 && found[0].contains(&expected), "{text}\n{found:#?}");
+    }
+    let template = template(&with_steps(
+        "  - {name: a, handler_class: A, handler_config: {\":\": 1, \"\": 2, x: 3, :x: 4}}",
+    ));
+    assert_eq!(initialization(step(&template, "a")), serde_json::json!({":": 1, "": 2, "x": 3, ":x": 4}));
 }
 
 #[test]
