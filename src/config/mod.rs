@@ -314,7 +314,7 @@ settings! {
         /// How long the broker may take to confirm a message.
         publish_timeout_ms: u64 = 10_000, Rule::Integer(1, 3_600_000);
         /// Messages waiting for their confirmation at once.
-        publish_window: usize = 256, Rule::Integer(1, 65_535);
+        publish_window: usize = 1_024, Rule::Integer(1, 65_535);
         /// Larger requests are refused, larger results fail their step. Stay below the broker's own limit.
         max_message_bytes: usize = 8 << 20, Rule::Integer(1 << 10, 128 << 20);
         /// What the broker's own consumer_timeout is set to: it takes back what is not acked for this long. 0 for never.

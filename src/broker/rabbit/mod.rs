@@ -50,6 +50,10 @@ use crate::config::{AmqpUrl, BrokerConfig};
 /// How long declaring, verifying or looking may take: a thousand queues do in a quarter of it.
 const OPERATION_LIMIT: Duration = Duration::from_secs(60);
 
+/// Messages that wait for room in the publishing window. What they answer is bounded by its prefetch already: who
+/// publishes is not put to sleep here besides.
+const WAITING_PUBLISHES: usize = 1 << 16;
+
 /// RabbitMQ, over AMQP 0-9-1. Dropping it closes the connections.
 #[derive(Debug)]
 pub struct RabbitBroker {
@@ -95,7 +99,7 @@ impl RabbitBroker {
             .map_err(|error| BrokerError::Invalid(format!("cannot start the broker's runtime: {error}")))?;
         let handle = runtime.handle().clone();
         let work = Handle::try_current().unwrap_or_else(|_| handle.clone());
-        let (jobs, waiting) = mpsc::channel(shared.publish_window);
+        let (jobs, waiting) = mpsc::channel(WAITING_PUBLISHES);
         let keeper = |purpose| {
             let _in_its_runtime = handle.enter();
             Keeper::new(purpose, &shared.access, shared.health.clone())
