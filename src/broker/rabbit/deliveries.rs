@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
@@ -27,6 +27,13 @@ use super::link::Link;
 use super::properties::incoming;
 use crate::broker::{Acker, Delivery, Disposition, Settle, Source, StaleDelivery};
 use crate::ops::metrics::METRICS;
+
+/// So many settlements RabbitMQ hands on to a quorum queue at once. It keeps the others with the channel until those are
+/// done, and forgets them when the channel is closed: what was acked is delivered again (rabbitmq-server issue 10327).
+const HANDED_ON: usize = 32;
+
+/// How long a channel with more settlements than that stays open after the last one. Nothing tells when all are done.
+const LINGER: Duration = Duration::from_millis(500);
 
 pub(super) struct Deliveries {
     channel: Channel,
@@ -86,7 +93,12 @@ impl Deliveries {
         let (sender, settlements) = mpsc::unbounded_channel();
         let settle: Arc<dyn Settle> =
             if no_ack { Arc::new(NothingToSettle) } else { Arc::new(ToChannel(sender)) };
-        let settlements = Settlements { asked: settlements, unsettled: BTreeSet::new() };
+        let settlements = Settlements {
+            asked: settlements,
+            unsettled: BTreeSet::new(),
+            burst: 0,
+            last_sent: Instant::now(),
+        };
         Ok(Self { channel, consumer, no_ack, settle, settlements })
     }
 
@@ -103,8 +115,7 @@ impl Deliveries {
             let paused = publishing.as_ref().is_some_and(|link| link.is_blocked());
             tokio::select! {
                 () = closing.cancelled() => {
-                    self.settlements.flush(&self.channel);
-                    close(&self.channel).await;
+                    self.settlements.finish(&self.channel).await;
                     return End::Closed;
                 }
                 () = cancel.cancelled() => return self.cancel(deliveries).await,
@@ -192,8 +203,7 @@ impl Unsettled {
                 () = link.changed() => {}
             }
         }
-        self.settlements.flush(&self.channel);
-        close(&self.channel).await;
+        self.settlements.finish(&self.channel).await;
     }
 }
 
@@ -268,24 +278,35 @@ struct Settlements {
     asked: mpsc::UnboundedReceiver<Settlement>,
     /// Delivered, and nothing sent about them yet.
     unsettled: BTreeSet<u64>,
+    /// How many were sent, none longer than [`LINGER`] after the one before.
+    burst: usize,
+    last_sent: Instant,
 }
 
 impl Settlements {
     /// Sends `first` and whatever else was asked for so far. Acks of everything older than the oldest unsettled
     /// delivery go as one: half the cost of a step, for the broker too.
     fn send(&mut self, channel: &Channel, first: Settlement) -> Result<(), Failure> {
+        if self.last_sent.elapsed() > LINGER {
+            self.burst = 0;
+        }
+        self.last_sent = Instant::now();
         let mut acks = Vec::new();
         let mut next = Some(first);
         while let Some((tag, disposition)) = next {
             self.unsettled.remove(&tag);
             match disposition {
                 Disposition::Ack => acks.push(tag),
-                other => refuse(channel, tag, other)?,
+                other => {
+                    self.burst += 1;
+                    refuse(channel, tag, other)?;
+                }
             }
             next = self.asked.try_recv().ok();
         }
         let oldest = self.unsettled.first().copied().unwrap_or(u64::MAX);
         let (together, alone): (Vec<u64>, Vec<u64>) = acks.into_iter().partition(|tag| *tag < oldest);
+        self.burst += alone.len() + usize::from(!together.is_empty());
         if let Some(newest) = together.into_iter().max() {
             queued(channel.basic_ack(newest, BasicAckOptions { multiple: true }).now_or_never())?;
         }
@@ -295,13 +316,17 @@ impl Settlements {
         Ok(())
     }
 
-    /// Sends what was asked for so far.
-    fn flush(&mut self, channel: &Channel) {
+    /// Sends what was asked for so far, and closes the channel once that is done.
+    async fn finish(&mut self, channel: &Channel) {
         while let Ok(settlement) = self.asked.try_recv() {
             if self.send(channel, settlement).is_err() {
                 METRICS.stale_settlements.inc();
             }
         }
+        if self.burst > HANDED_ON && channel.status().connected() {
+            time::sleep_until((self.last_sent + LINGER).into()).await;
+        }
+        close(channel).await;
     }
 }
 
