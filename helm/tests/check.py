@@ -156,6 +156,12 @@ def check_rules(rendered):
     shutil.copy(TESTS / "rules.yaml", folder)
     run(TOOLS / "bin/promtool", "check", "rules", folder / "tasker.yaml")
     run(TOOLS / "bin/promtool", "test", "rules", folder / "rules.yaml")
+    queries = [trigger["metadata"]["query"] for item in rendered["keda-values.yaml"] if item["kind"] == "ScaledObject"
+               for trigger in item["spec"]["triggers"] if trigger["type"] == "prometheus"]
+    backlog = [{"record": "backlog", "expr": query} for query in queries]
+    (folder / "recorded.yaml").write_text(yaml.dump({"groups": [{"name": "keda", "rules": backlog}]}))
+    shutil.copy(TESTS / "backlog.yaml", folder)
+    run(TOOLS / "bin/promtool", "test", "rules", folder / "backlog.yaml")
     # The chart's templates must not touch Prometheus's own.
     rules = yaml.safe_load((CHART / "rules/tasker.yaml").read_text())
     shipped = [item["spec"] for objects in rendered.values() for item in objects if item["kind"] == "PrometheusRule"]
