@@ -27,7 +27,10 @@ fn every_file_that_the_sources_name_outside_of_their_folder_is_there_when_the_im
         .filter_map(|path| path.split('/').find(|part| !part.starts_with('.')))
         .filter(|part| root.join(part).exists())
         .collect();
-    assert!(named.is_superset(&BTreeSet::from(["README.md", "benches", "config", "migrations"])), "{named:?}");
+    assert!(
+        named.is_superset(&BTreeSet::from(["README.md", "benches", "config", "migrations"])),
+        "{named:?}"
+    );
     let missing: Vec<_> = named.difference(&there).collect();
     assert!(missing.is_empty(), "put these into .dockerignore, with a `!` before each: {missing:?}");
 }
