@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 fn sources(directory: &Path, found: &mut Vec<String>) {
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in std::fs::read_dir(directory).expect("the folder can be read") {
+        let path = entry.expect("the folder can be read").path();
         if path.is_dir() {
             sources(&path, found);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(std::fs::read_to_string(path).unwrap());
+            found.push(std::fs::read_to_string(path).expect("sources are text"));
         }
     }
 }
