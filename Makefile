@@ -106,7 +106,7 @@ chart: ## check the Helm chart, the alerts, the Dockerfile and the Compose file;
 	set -e; tools=$$(scripts/chart-tools); "$$tools/venv/bin/python" helm/tests/check.py "$$tools"
 
 .PHONY: scaling
-scaling: ## scale real workers by KEDA's and the autoscaler's rules, and draw docs/scaling.svg; two minutes
+scaling: ## scale real workers by KEDA's and the autoscaler's rules, and draw docs/scaling.svg; three minutes
 	cargo build --quiet
 	set -e; tools=$$(scripts/chart-tools); scripts/with-rabbitmq "$$tools/venv/bin/python" scripts/scaling
 

@@ -156,6 +156,12 @@ def check_rules(rendered):
     shutil.copy(TESTS / "rules.yaml", folder)
     run(TOOLS / "bin/promtool", "check", "rules", folder / "tasker.yaml")
     run(TOOLS / "bin/promtool", "test", "rules", folder / "rules.yaml")
+    queries = [trigger["metadata"]["query"] for item in rendered["keda-values.yaml"] if item["kind"] == "ScaledObject"
+               for trigger in item["spec"]["triggers"] if trigger["type"] == "prometheus"]
+    backlog = [{"record": "backlog", "expr": query} for query in queries]
+    (folder / "recorded.yaml").write_text(yaml.dump({"groups": [{"name": "keda", "rules": backlog}]}))
+    shutil.copy(TESTS / "backlog.yaml", folder)
+    run(TOOLS / "bin/promtool", "test", "rules", folder / "backlog.yaml")
     # The chart's templates must not touch Prometheus's own.
     rules = yaml.safe_load((CHART / "rules/tasker.yaml").read_text())
     shipped = [item["spec"] for objects in rendered.values() for item in objects if item["kind"] == "PrometheusRule"]
@@ -178,6 +184,23 @@ def check_rules(rendered):
     return len(alerts), len(expressions)
 
 
+def check_metrics():
+    """The guide's table, which a test holds to the code, as Prometheus would be served it."""
+    rows = re.findall(r"^\| `(tasker_\w+)` \| (\w+) \| ([^|]*) \| (.*) \|$", (ROOT / "docs/operations.md").read_text(), re.M)
+    if not rows:
+        sys.exit("chart: docs/operations.md has no table of metrics")
+    lines = []
+    for name, kind, labels, text in rows:
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+        given = [f'{label}="x"' for label in labels.split(", ") if label]
+        buckets = ['le="+Inf"'] if kind == "histogram" else []
+        for ending in ["_bucket", "_sum", "_count"] if buckets else [""]:
+            shown = ",".join(given + buckets * (ending == "_bucket"))
+            lines.append(f"{name}{ending}{{{shown}}} 1")
+    run(TOOLS / "bin/promtool", "check", "metrics", input="\n".join(lines) + "\n")
+    return len(rows)
+
+
 def check_files():
     venv = TOOLS / "venv/bin"
     run(venv / "hadolint", ROOT / "Dockerfile", PROJECT / "Dockerfile")
@@ -195,12 +218,13 @@ def main():
     cases = check_cases()
     check_values()
     alerts, panels = check_rules(rendered)
+    metrics = check_metrics()
     check_files()
     with tempfile.TemporaryDirectory() as folder:
         run(TOOLS / "bin/helm3", "package", CHART, "--destination", folder)
     print(
         f"chart: {len(rendered)} examples with Helm 3 and 4 against Kubernetes {KUBERNETES[0]} to {KUBERNETES[-1]}, "
-        f"{typed} typed objects, {cases} cases, {alerts} alerts, {panels} expressions, in {time.monotonic() - started:.0f} s"
+        f"{typed} typed objects, {cases} cases, {alerts} alerts, {panels} expressions, {metrics} metrics, in {time.monotonic() - started:.0f} s"
     )
 
 

@@ -45,7 +45,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Steps answered, once each however often the answer is published, by what became of them (completed, retried, failed, cancelled, handed_back).
+    /// Steps answered, once each however often the answer is published, by what became of them (completed, retried, failed, cancelled, checkpointed, handed_back).
     steps: IntCounterVec = "tasker_worker_steps_total" ["namespace", "step", "outcome"],
     /// Time the handler ran.
     step_seconds: HistogramVec = "tasker_worker_step_seconds" ["namespace", "step"],

@@ -1,7 +1,8 @@
 //! The program, as processes of their own.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
+use std::io::{self, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -113,6 +114,20 @@ impl Process {
         ended(&mut self.child, Duration::from_secs(60)).await
     }
 
+    /// Waits until this worker has executed a step.
+    pub(crate) async fn has_worked(&self) -> Answer {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < deadline {
+            if let Some(address) = self.said("\"worker.health_address\"", "address")
+                && metrics(address.as_str().ok_or("an address is text")?)?.contains("outcome=\"completed\"")
+            {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Err(format!("process {} has executed nothing within a minute", self.child.id()).into())
+    }
+
     /// The last value of `field` in a line of the log that has `text` in it.
     pub(crate) fn said(&self, text: &str, field: &str) -> Option<serde_json::Value> {
         let log = fs::read_to_string(&self.log).ok()?;
@@ -125,6 +140,12 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn metrics(address: &str) -> Answer<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+    Ok(io::read_to_string(stream)?)
 }
 
 /// The exit code of a process that ends within `limit`.

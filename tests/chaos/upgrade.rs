@@ -68,6 +68,7 @@ pub(crate) async fn run(
         }
         match part {
             Part::Worker(number) => {
+                workers[number].has_worked().await?;
                 let added = new.worker(&format!("new-{number}"))?;
                 retire(std::mem::replace(&mut workers[number], added), report).await?;
             }

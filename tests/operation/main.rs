@@ -2,6 +2,7 @@
 
 mod config;
 mod http;
+mod image;
 mod logging;
 mod monitoring;
 mod shutdown;

@@ -1,6 +1,7 @@
 //! Alerts and dashboard ask for metrics that exist, and every alert has its runbook.
 
 use std::collections::BTreeSet;
+use std::fmt::Write;
 use std::path::Path;
 
 use serde_json::Value;
@@ -65,6 +66,17 @@ fn the_dashboards_panels_do_not_overlap_and_say_what_they_show() {
             assert_eq!(panel["datasource"]["uid"], "${datasource}", "{title}");
         }
     }
+}
+
+#[test]
+fn the_guide_has_every_metric_as_the_code_has_it() {
+    let mut table = "| metric | kind | labels | |\n|---|---|---|---|\n".to_owned();
+    for (name, kind, labels, help) in CATALOGUE {
+        let kind = kind.trim_start_matches("Int").trim_end_matches("Vec").to_lowercase();
+        writeln!(table, "| `{name}` | {kind} | {} | {} |", labels.join(", "), help.trim()).unwrap();
+    }
+    let section = "docs/operations.md, below \"## Metrics\"";
+    assert!(text("docs/operations.md").contains(&table), "this belongs into {section}:\n\n{table}");
 }
 
 #[test]
