@@ -8,7 +8,7 @@ use tasker_worker_rust::api::TaskRequest;
 use tasker_worker_rust::client::Client;
 
 use crate::program::Program;
-use crate::support::{Kind, eventually, settings, within};
+use crate::support::{Kind, eventually, settings};
 
 const TEMPLATE: &str = "
 name: order
