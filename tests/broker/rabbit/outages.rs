@@ -356,7 +356,7 @@ async fn while_the_broker_takes_no_messages_none_is_sent_and_none_is_taken_in() 
 }
 
 #[tokio::test]
-async fn a_broker_that_takes_no_messages_for_too_long_is_an_error() {
+async fn a_broker_that_takes_no_messages_for_too_long_is_an_error_until_it_takes_them_again() {
     on_rabbit(async |rabbit| {
         let proxy = Proxy::open();
         let config =
@@ -365,8 +365,14 @@ async fn a_broker_that_takes_no_messages_for_too_long_is_an_error() {
         connected(&broker).await;
         proxy.block("low on disk");
         becomes(broker.status(), |status| matches!(status, BrokerStatus::Blocked(_))).await;
-        let result = soon("an answer", broker.publisher().publish(to_queue("anywhere", "held"))).await;
-        assert_eq!(result, Err(PublishError::NotConfirmed(Duration::from_millis(200))));
+        let queue = rabbit.declared_queue(&rabbit.broker(), "queue").await;
+        let publisher = broker.publisher();
+        let publish = || publisher.publish(to_queue(&queue, "held"));
+        let not_confirmed = Err(PublishError::NotConfirmed(Duration::from_millis(200)));
+        assert_eq!(soon("an answer", publish()).await, not_confirmed);
+        proxy.unblock();
+        connected(&broker).await;
+        eventually("messages are taken again", async || publish().await.ok()).await;
     })
     .await;
 }
