@@ -147,17 +147,24 @@ pub(crate) async fn state_becomes(subscription: &Subscription, wanted: &Consumer
 
 /// Brokers may count a little late.
 pub(crate) async fn depth_becomes(broker: &dyn Broker, queue: &str, wanted: u64) {
-    let mut last = None;
-    let reached = tokio::time::timeout(DEADLINE, async {
+    let depth = async || broker.depth(queue).await.expect("the broker answers");
+    eventually(&format!("{queue} to have {wanted} messages"), async || {
+        (depth().await == Some(wanted)).then_some(())
+    })
+    .await;
+}
+
+/// Waits until `look` has an answer.
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    within(what, async {
         loop {
-            last = broker.depth(queue).await.expect("the broker answers");
-            if last == Some(wanted) {
-                return;
+            if let Some(found) = look().await {
+                return found;
             }
             tokio::time::sleep(ms(10)).await;
         }
-    });
-    assert!(reached.await.is_ok(), "{queue} has {last:?} messages, not {wanted}");
+    })
+    .await
 }
 
 /// Asserts that the queue holds these bodies, in this order, and nothing else: a marker comes right after.

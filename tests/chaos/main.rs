@@ -20,10 +20,11 @@ mod store;
 mod tasks;
 mod upgrade;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use futures_util::stream::{self, StreamExt};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::json;
@@ -95,35 +96,18 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments) -> bool {
     let run = Run { full: arguments.full, seed: arguments.seed.unwrap_or_else(rand::random) };
-    let mut reports = Vec::new();
-    for (name, quick) in SCENARIOS {
+    let wanted = |name: &str, quick: bool| {
         let named = arguments.scenarios.iter().any(|part| name.contains(part.as_str()));
         let upgrade = [WORKERS_FIRST, ORCHESTRATOR_FIRST].contains(&name);
-        if upgrade && arguments.old.is_none() {
-            continue;
-        }
-        if !named && (!arguments.scenarios.is_empty() || !(quick || run.full)) {
-            continue;
-        }
-        println!("\nchaos: {name}, {} form, seed {}", if run.full { "full" } else { "quick" }, run.seed);
-        let mut report = Report::new(name);
-        let directory = tempfile::Builder::new().prefix("chaos-").tempdir().expect("there is room for files");
-        let outcome = match name {
-            "processes" => processes::run(&run, directory.path(), &mut report).await,
-            "drain" => drain::run(directory.path(), &mut report).await,
-            "cuts" => cuts::run(&run, directory.path(), &mut report).await,
-            "cluster" => cluster::run(&run, directory.path(), &mut report).await,
-            _ => upgrade::run(name, &run, arguments.old.as_deref(), directory.path(), &mut report).await,
-        };
-        if let Err(error) = outcome {
-            report.problem(error.to_string());
-        }
-        report.print();
-        if !report.passed() {
-            eprintln!("chaos: {name} failed; logs and store are in {}", directory.keep().display());
-        }
-        reports.push(report);
-    }
+        (arguments.old.is_some() || !upgrade)
+            && (named || arguments.scenarios.is_empty() && (quick || run.full))
+    };
+    let chosen = SCENARIOS.into_iter().filter(|(name, quick)| wanted(name, *quick)).map(|(name, _)| name);
+    println!("chaos: {} form, seed {}", if run.full { "full" } else { "quick" }, run.seed);
+    // Side by side they wait for less, and disturb each other's figures, which only the full form is after.
+    let together = if run.full { 1 } else { SCENARIOS.len() };
+    let scenarios = stream::iter(chosen).map(|name| scenario(name, &run, arguments.old.as_deref()));
+    let reports: Vec<_> = scenarios.buffered(together).collect().await;
     let passed = reports.iter().all(Report::passed);
     if let Some(path) = &arguments.json {
         let scenarios: Vec<_> = reports.iter().map(Report::json).collect();
@@ -134,4 +118,24 @@ async fn run(arguments: &Arguments) -> bool {
         }
     }
     passed
+}
+
+async fn scenario(name: &'static str, run: &Run, old: Option<&Path>) -> Report {
+    let mut report = Report::new(name);
+    let directory = tempfile::Builder::new().prefix("chaos-").tempdir().expect("there is room for files");
+    let outcome = match name {
+        "processes" => processes::run(run, directory.path(), &mut report).await,
+        "drain" => drain::run(directory.path(), &mut report).await,
+        "cuts" => cuts::run(run, directory.path(), &mut report).await,
+        "cluster" => cluster::run(run, directory.path(), &mut report).await,
+        _ => upgrade::run(name, run, old, directory.path(), &mut report).await,
+    };
+    if let Err(error) = outcome {
+        report.problem(error.to_string());
+    }
+    report.print();
+    if !report.passed() {
+        eprintln!("chaos: {name} failed; logs and store are in {}", directory.keep().display());
+    }
+    report
 }

@@ -77,7 +77,8 @@ pub(crate) async fn run(run: &Run, directory: &Path, report: &mut Report) -> Ans
     let mut tasks = Tasks::new(&scene.site.api_url())?;
     let mut submitted = 0;
     let mut suffered = Vec::new();
-    let mut pause = 200..2_000;
+    let usual = 200..if run.full { 2_000 } else { 1_000 };
+    let mut pause = usual.clone();
     let mut mended = 0;
     for (done, fault) in faults.iter().enumerate() {
         // Half of this round's tasks before the pause and half right before the fault, so that faults meet tasks at
@@ -97,7 +98,7 @@ pub(crate) async fn run(run: &Run, directory: &Path, report: &mut Report) -> Ans
             mended += scene.mend().await?;
         }
         // The broker's return is not overtaken by the next fault before it can be judged.
-        pause = if fault.ends_the_broker() { 2_500..4_000 } else { 200..2_000 };
+        pause = if fault.ends_the_broker() { 2_500..4_000 } else { usual.clone() };
     }
     // Work for after the last fault.
     tasks.submit(Wanted::diamond(10));

@@ -52,6 +52,7 @@ impl Report {
     }
 
     pub(crate) fn print(&self) {
+        println!("\nchaos: {}", self.name);
         let width = self.figures.iter().map(|(what, ..)| what.len()).max().unwrap_or(0);
         for (what, value, unit) in &self.figures {
             match value.as_object() {

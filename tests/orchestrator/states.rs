@@ -108,7 +108,7 @@ fn explore(steps: &[(&str, Vec<&str>)], seen: &mut Seen) {
         // What is counted on is what is counted anew.
         let mut recounted = task.clone();
         recounted.recount();
-        assert_eq!(format!("{task:?}"), format!("{recounted:?}"), "after {event:?}");
+        assert_eq!(counted(task.clone()), counted(recounted), "after {event:?}");
         if advanced.outcome != Outcome::Applied {
             continue;
         }
@@ -122,6 +122,12 @@ fn explore(steps: &[(&str, Vec<&str>)], seen: &mut Seen) {
             open.extend(events(&task, now).into_iter().map(|event| (task.clone(), event)));
         }
     }
+}
+
+/// All of a task but its plan, which never changes and is long.
+fn counted(mut task: Task) -> String {
+    task.plan = Arc::new(Plan::new(Arc::new(template("shop", &[("a", vec![])]))).expect("sound"));
+    format!("{task:?}")
 }
 
 /// The cells of the table whose first line begins so.

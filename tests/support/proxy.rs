@@ -9,7 +9,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinSet;
 
-use crate::support::rabbitmq_url;
+use crate::support::{eventually, rabbitmq_url};
 
 /// A way to the broker that can be cut, held up, and talked into.
 pub(crate) struct Proxy {
@@ -39,7 +39,7 @@ impl Proxy {
     /// Not listening yet.
     pub(crate) fn closed() -> Self {
         // On 127.0.0.1 an outgoing connection can take the port between a close and a listen.
-        let socket = reserve("127.0.0.2:0".parse().unwrap());
+        let socket = reserve("127.0.0.2:0".parse().unwrap()).unwrap();
         Self {
             address: socket.local_addr().unwrap(),
             reserved: Mutex::new(Some(socket)),
@@ -71,7 +71,9 @@ impl Proxy {
     pub(crate) async fn close(&self) {
         let mut running = std::mem::take(&mut *self.running.lock().unwrap());
         running.shutdown().await;
-        *self.reserved.lock().unwrap() = Some(reserve(self.address));
+        // A child that another test has just begun holds a copy of the listener, until it has become its program.
+        let free = eventually("the port is free again", async || reserve(self.address).ok()).await;
+        *self.reserved.lock().unwrap() = Some(free);
     }
 
     /// Cuts every connection; new ones are welcome, and nothing stalls any more.
@@ -138,11 +140,11 @@ impl Proxy {
 }
 
 /// A port that refuses connections, and that nobody else gets.
-fn reserve(address: SocketAddr) -> TcpSocket {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_reuseaddr(true).unwrap();
-    socket.bind(address).unwrap();
-    socket
+fn reserve(address: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 async fn carry(

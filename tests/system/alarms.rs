@@ -48,6 +48,8 @@ async fn while_the_broker_is_short_of_memory_the_worker_waits_and_then_loses_and
 
     let program = Program::new()
         .broker(&config)
+        // However slow this machine is: what is not confirmed in time would be sent again.
+        .set("TASKER__BROKER__PUBLISH_TIMEOUT_MS", "120000")
         .set("TASKER__WORKER__NAMESPACES", NAMESPACE)
         .set("TASKER__WORKER__MAX_CONCURRENT_STEPS", "2")
         .set("TASKER__WORKER__METRICS__PROMETHEUS_PORT", "0")

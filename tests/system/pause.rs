@@ -10,7 +10,6 @@ use tasker_worker_rust::ops::metrics::METRICS;
 use tasker_worker_rust::pause::{is_paused, pause, resume};
 use tasker_worker_rust::{Namespace, RunningWorker, RustWorker, Step, StepResult};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Duration, sleep};
 
 use crate::node::Node;
 use crate::on_both_brokers;
@@ -50,23 +49,15 @@ impl Gate {
 
 async fn shows(worker: &RunningWorker, namespace: &str, state: &str) {
     let health = worker.health();
-    within(async {
-        while health.status()["namespaces"][namespace]["state"] != state {
-            sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    let shown = async || (health.status()["namespaces"][namespace]["state"] == state).then_some(());
+    eventually(state, shown).await;
     assert_eq!(health.readiness().ready, ["consuming", "paused"].contains(&state), "{state}");
 }
 
 async fn waiting(desk: &Desk, namespace: &str, requests: u64) {
     let queue = desk.names.step_queue(namespace);
-    within(async {
-        while desk.broker.depth(&queue).await != Ok(Some(requests)) {
-            sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    let waits = async || (desk.broker.depth(&queue).await == Ok(Some(requests))).then_some(());
+    eventually(&format!("{requests} requests wait"), waits).await;
 }
 
 async fn order(desk: &Desk, namespace: &str, hand_back: bool) {
@@ -130,12 +121,8 @@ async fn a_pause_outlives_the_worker_and_meets_those_that_start_later(kind: Kind
     gate.may_end.add_permits(9);
     // Nobody hears the order.
     order(&desk, NAMESPACE, false).await;
-    within(async {
-        while is_paused(&*desk.broker, &desk.names, NAMESPACE).await != Ok(true) {
-            sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    let paused = async || (is_paused(&*desk.broker, &desk.names, NAMESPACE).await == Ok(true)).then_some(());
+    eventually("the order stays", paused).await;
     let request = desk.ask("wait", json!({})).await;
     for _ in 0..2 {
         let worker = desk.worker(gate.namespace(NAMESPACE)).await;

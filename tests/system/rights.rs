@@ -123,7 +123,7 @@ async fn bill(step: Step<Value>) -> StepResult<i64> {
 
 async fn run(client: &Client, context: Value) -> TaskResponse {
     let task = client.submit(&TaskRequest::new("sales", "order", context)).await.unwrap().task_uuid();
-    client.wait(task, 2 * DEADLINE).await.unwrap()
+    client.wait(task, DEADLINE).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,14 +2,13 @@
 
 use std::io::Write;
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tasker_worker_rust::api::TaskRequest;
 use tasker_worker_rust::client::Client;
 
 use crate::program::Program;
-use crate::support::{Kind, settings, within};
+use crate::support::{Kind, eventually, settings};
 
 const TEMPLATE: &str = "
 name: order
@@ -71,12 +70,7 @@ async fn a_full_disk_refuses_tasks_until_there_is_room_and_loses_none() {
 
     drop(file);
     std::fs::remove_file(&filling).unwrap();
-    within(async {
-        while client.submit(&order(number)).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    })
-    .await;
+    eventually("there is room again", async || client.submit(&order(number)).await.ok()).await;
     assert!(!ready().await.to_string().contains("the disk is full"));
     let tasks = client.tasks(&tasker_worker_rust::api::TaskQuery::default()).await.unwrap();
     assert_eq!(tasks.pagination.total_count, i64::from(number) + 1);

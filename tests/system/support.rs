@@ -18,7 +18,7 @@ use tasker_worker_rust::{Config, Namespace, RunningWorker, RustWorker};
 use uuid::Uuid;
 
 /// Everything here happens within this, or the test fails.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The namespace of tests that need only one.
 pub(crate) const NAMESPACE: &str = "orders";

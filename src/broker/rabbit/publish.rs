@@ -112,14 +112,15 @@ impl Lane {
         let mut alarm = pin!(time::sleep(Duration::MAX));
         let mut alarm_at = None;
         loop {
-            let due = window.confirms.next_deadline().into_iter().chain(patience).min();
+            let refusing = patience.is_some_and(|until| until <= Instant::now());
+            // Once it has come, the end of patience would wake this task for ever, and nothing else be heard.
+            let due = window.confirms.next_deadline().into_iter().chain(patience.filter(|_| !refusing)).min();
             if let Some(due) = due
                 && alarm_at.is_none_or(|at| due < at)
             {
                 alarm.as_mut().reset(due);
                 alarm_at = Some(due);
             }
-            let refusing = patience.is_some_and(|until| until <= Instant::now());
             let room = patience.is_none() && window.confirms.in_flight() < self.shared.publish_window;
             tokio::select! {
                 // What is confirmed is taken first: where this task was kept waiting, it is not overdue.

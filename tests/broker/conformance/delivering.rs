@@ -182,13 +182,11 @@ pub(crate) async fn a_control_message_without_subscribers_is_not_confirmed(
     drop(subscriber);
 
     // Its queue goes soon after it.
-    let unheard = within("the queue to go", async {
-        loop {
-            match broker.publisher().publish(message(names.control(), "", "unheard")).await {
-                // While it goes, RabbitMQ 4.3 refuses what it was to get.
-                Ok(()) | Err(PublishError::Refused) => tokio::time::sleep(ms(10)).await,
-                Err(error) => break error,
-            }
+    let unheard = eventually("the queue to go", async || {
+        match broker.publisher().publish(message(names.control(), "", "unheard")).await {
+            // While it goes, RabbitMQ 4.3 refuses what it was to get.
+            Ok(()) | Err(PublishError::Refused) => None,
+            Err(error) => Some(error),
         }
     });
     assert!(matches!(unheard.await, PublishError::Unroutable { .. }));

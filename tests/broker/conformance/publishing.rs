@@ -109,14 +109,12 @@ pub(crate) async fn a_missing_exchange_is_reported_and_harms_nothing_else(
     let nowhere = format!("{}.missing", names.steps());
     let lost = publisher.publish(message(&nowhere, "key", "lost"));
     // A broker may close the channel over the other message: then this one has to be sent again.
-    let kept = async {
-        loop {
-            match publisher.publish(message(names.steps(), "orders", "kept")).await {
-                Err(PublishError::Disconnected(_)) => tokio::time::sleep(ms(10)).await,
-                answer => break answer,
-            }
+    let kept = eventually("the other's answer", async || {
+        match publisher.publish(message(names.steps(), "orders", "kept")).await {
+            Err(PublishError::Disconnected(_)) => None,
+            answer => Some(answer),
         }
-    };
+    });
     let (lost, kept) = within("both answers", async { tokio::join!(lost, kept) }).await;
     assert_eq!(
         lost,

@@ -66,9 +66,7 @@ fn where_failures_are_passed_over_the_rest_counts() {
 
 #[test]
 fn where_the_first_failure_counts_no_batch_begins_after_it_until_it_is_replayed() {
-    let mut template = strategy(FailureStrategy::FailFast);
-    template.steps.retain(|step| step.compensates.is_none());
-    let mut world = World::new(template);
+    let mut world = World::new(never_undone(strategy(FailureStrategy::FailFast)));
     world.returns("split", batches(4));
     world.fails("work_001");
     assert_eq!(world.open(), ["work_002"]);
@@ -85,9 +83,7 @@ fn where_the_first_failure_counts_no_batch_begins_after_it_until_it_is_replayed(
 
 #[test]
 fn where_failures_are_isolated_the_others_finish_and_the_failed_one_can_be_replayed() {
-    let mut template = strategy(FailureStrategy::Isolate);
-    template.steps.retain(|step| step.compensates.is_none());
-    let mut world = World::new(template);
+    let mut world = World::new(never_undone(strategy(FailureStrategy::Isolate)));
     world.returns("split", batches(3));
     world.fails("work_001");
     world.returns("work_002", json!(2));
@@ -133,8 +129,7 @@ fn a_task_is_cancelled_with_its_batches() {
     }
     assert_eq!(world.hear(late).outcome, Outcome::Stale);
     // Nor is anything made for a task that is over.
-    let mut world = World::new(routed());
-    world.returns("a", json!(1));
+    let mut world = at_the_decision(routed());
     let late = result_of(&world.request("route", 1), Ok(create(&["b"])));
     world.hear(Event::Cancel);
     assert_eq!(world.hear(Event::Result(Box::new(late))).outcome, Outcome::Stale);
@@ -156,9 +151,7 @@ fn a_division_that_cannot_be_made_fails_for_good() {
         (batches(10_001), "asks for 10001 batches; at most 10000"),
         (json!(7), "did not return a batch_processing_outcome"),
     ] {
-        let mut template = divided(BatchConfig::default());
-        template.steps.retain(|step| step.compensates.is_none());
-        let mut world = World::new(template);
+        let mut world = World::new(never_undone(divided(BatchConfig::default())));
         world.returns("split", output);
         let error = world.error("split");
         assert!(error.contains(text), "{error}");
@@ -188,14 +181,8 @@ fn a_batch_worker_belongs_to_one_batchable_step() {
 
 #[test]
 fn a_division_completed_by_hand_begins_its_batches() {
-    let mut world = World::new(of_kinds(
-        &[("split", vec![]), ("work", vec!["split"]), ("sum", vec!["work"])],
-        &[
-            ("split", StepKind::Batchable(BatchConfig { parallelism: 1, ..BatchConfig::default() })),
-            ("work", StepKind::BatchWorker),
-            ("sum", StepKind::DeferredConvergence),
-        ],
-    ));
+    let template = divided(BatchConfig { parallelism: 1, ..BatchConfig::default() });
+    let mut world = World::new(never_undone(template));
     world.fails("split");
     assert_eq!(by_hand(&mut world, "split", &batches(2)), Outcome::Applied);
     assert_eq!(world.open(), ["work_001"]);

@@ -30,8 +30,7 @@ fn a_decision_creates_what_it_names_and_the_convergence_waits_for_that() {
 
 #[test]
 fn a_decision_for_all_branches_is_waited_for_by_all_of_them() {
-    let mut world = World::new(routed());
-    world.returns("a", json!(1));
+    let mut world = at_the_decision(routed());
     world.returns("route", create(&["c", "b", "c"]));
     assert_eq!(world.open(), ["b", "c"]);
     world.returns("c", json!(1));
@@ -44,16 +43,14 @@ fn a_decision_for_all_branches_is_waited_for_by_all_of_them() {
 #[test]
 fn behind_a_decision_for_nothing_there_is_nothing() {
     for decision in [serde_json::to_value(Decision::none()).unwrap(), create(&[])] {
-        let mut world = World::new(routed());
-        world.returns("a", json!(1));
+        let mut world = at_the_decision(routed());
         world.returns("route", decision);
         assert_eq!((world.existing(), world.task.state), (vec!["a", "route"], TaskState::Complete));
     }
     // A convergence that depends on something else as well has that.
     let mut template = routed();
     template.steps[0].dependencies.push("a".to_owned());
-    let mut world = World::new(template);
-    world.returns("a", json!(1));
+    let mut world = at_the_decision(template);
     assert_eq!(world.existing(), ["a", "route"], "whether z has other dependencies is not decided yet");
     world.returns("route", create(&[]));
     assert_eq!(world.open(), ["z"]);
@@ -72,8 +69,7 @@ fn a_decision_that_cannot_be_followed_fails_for_good() {
         (json!(null), "did not return a decision_point_outcome"),
         (json!(Decision::create(too_many)), "names 101 steps; at most 100"),
     ] {
-        let mut world = World::new(routed());
-        world.returns("a", json!(1));
+        let mut world = at_the_decision(routed());
         let result = result_of(&world.request("route", 1), Ok(output));
         let advanced = world.hear(Event::Result(Box::new(result)));
         assert_eq!(advanced.outcome, Outcome::Applied);
@@ -118,8 +114,7 @@ fn decisions_may_follow_one_another() {
 
 #[test]
 fn steps_made_on_the_way_have_the_same_ids_whenever_they_are_made() {
-    let mut world = World::new(routed());
-    world.returns("a", json!(1));
+    let mut world = at_the_decision(routed());
     let before = world.task.clone();
     let ids = |world: &World| world.task.steps.iter().map(|step| step.uuid).collect::<Vec<_>>();
     world.returns("route", create(&["b"]));
@@ -133,8 +128,7 @@ fn steps_made_on_the_way_have_the_same_ids_whenever_they_are_made() {
 fn what_a_decision_created_is_undone_and_nothing_else() {
     let mut template = routed();
     template.steps.extend(self::template("shop", &[("~b", vec![]), ("~c", vec![]), ("~a", vec![])]).steps);
-    let mut world = World::new(template);
-    world.returns("a", json!(1));
+    let mut world = at_the_decision(template);
     world.returns("route", create(&["b"]));
     world.returns("b", json!(1));
     world.fails("b2");
@@ -147,8 +141,7 @@ fn what_a_decision_created_is_undone_and_nothing_else() {
 
 #[test]
 fn a_decision_completed_by_hand_creates_what_it_names() {
-    let mut world = World::new(routed());
-    world.returns("a", json!(1));
+    let mut world = at_the_decision(routed());
     world.fails("route");
     assert_eq!(world.task.state, TaskState::Error);
     assert_eq!(

@@ -61,6 +61,18 @@ fn strategy(failure_strategy: FailureStrategy) -> Template {
     divided(BatchConfig { failure_strategy, parallelism: 2, ..BatchConfig::default() })
 }
 
+fn never_undone(mut template: Template) -> Template {
+    template.steps.retain(|step| step.compensates.is_none());
+    template
+}
+
+/// A task of `routed` in which nothing is left to do before the decision.
+fn at_the_decision(template: Template) -> World {
+    let mut world = World::new(template);
+    world.returns("a", json!(1));
+    world
+}
+
 trait Played {
     fn returns(&mut self, step: &str, output: Value) -> Outcome;
     fn fails(&mut self, step: &str) -> Outcome;

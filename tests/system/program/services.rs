@@ -185,22 +185,22 @@ fn worker_and_orchestrator_serve_a_submitted_task_on_rabbitmq() {
 
 #[test]
 fn the_bench_fills_a_store_of_todays_shape_and_measures_it() {
-    let config = settings(Kind::RabbitMq);
-    let bench =
-        ["bench", "w6", "w7", "--quick", "--rounds", "1", "--stored-tasks", "1000", "--output", "json"];
-    let output =
-        Program::new().broker(&config).run(&[&bench[..], &["--only", "tasks in the store"]].concat());
+    let bench = |arguments: &[&str]| {
+        let common = ["bench", "--quick", "--rounds", "1", "--stored-tasks", "1000"];
+        Program::new().broker(&settings(Kind::RabbitMq)).run(&[&common[..], arguments].concat())
+    };
+    let growth = bench(&["w6", "--only", "tasks in the store", "--output", "json"]);
     let figures: Value =
-        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", stderr(&output)));
-    let cases: Vec<&str> = figures["figures"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|figure| figure["case"].as_str().unwrap())
-        .collect();
-    for case in ["load, tasks in the store", "process start to first result"] {
-        assert!(cases.contains(&case), "{case} is missing in: {cases:?}");
-    }
+        serde_json::from_slice(&growth.stdout).unwrap_or_else(|_| panic!("{}", stderr(&growth)));
+    let mut cases = figures["figures"].as_array().unwrap().iter().map(|figure| &figure["case"]);
+    assert!(cases.any(|case| case == "load, tasks in the store"), "{figures}");
+
+    let life = bench(&["w7", "--only", "tasks in the store"]);
+    assert!(stdout(&life).contains("process start to first result"), "{}{}", stdout(&life), stderr(&life));
+
+    let nothing = bench(&["w1", "--only", "unheard of"]);
+    assert!(!nothing.status.success());
+    assert!(stderr(&nothing).contains("no case has \"unheard of\" in its name"), "{}", stderr(&nothing));
 }
 
 #[test]
