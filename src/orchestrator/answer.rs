@@ -5,7 +5,7 @@ use super::record;
 use super::stale::{MAX_RETRIES_EXCEEDED, WORKER_UNAVAILABLE};
 use super::task::{StepState, TaskState};
 use crate::message::{
-    ErrorType, Json, ResultStatus, StepExecutionError, StepExecutionRequest, StepExecutionResult,
+    ErrorType, ResultStatus, StepExecutionError, StepExecutionRequest, StepExecutionResult,
 };
 use crate::outcome::{DELIVERY_LIMIT, DeadReason};
 
@@ -74,7 +74,6 @@ impl Turn<'_> {
         Some(StepExecutionResult {
             success: false,
             status: ResultStatus::Failed,
-            data: Json::null(),
             error: Some(StepExecutionError {
                 message,
                 error_type: ErrorType::ResultRefused.to_string(),

@@ -174,6 +174,7 @@ fn every_spelling_of_the_delays_ends_in_milliseconds() {
         ("retry: {backoff_base_ms: 10}", 10, 30_000),
         ("retry: {max_backoff_ms: 500}", 500, 500),
         ("retry: {backoff_base_ms: 60000}", 60_000, 60_000),
+        ("retry: {backoff_base_ms: 700, max_backoff_ms: 700}", 700, 700),
         ("retry: {initial_delay: 2, max_delay: 8}", 2_000, 8_000),
         ("retry: {backoff_seconds: [2, 10, 30]}", 2_000, 30_000),
         ("retry_backoff: {initial_delay: 0.5}", 500, 30_000),
@@ -181,6 +182,18 @@ fn every_spelling_of_the_delays_ends_in_milliseconds() {
         let template = template(&with_steps(&format!("  - {{name: a, {spelling}}}")));
         let retry = &step(&template, "a").retry;
         assert_eq!((retry.base_ms, retry.max_ms), (base_ms, max_ms), "{spelling}");
+    }
+}
+
+#[test]
+fn the_words_of_older_yaml_for_yes_and_no_are_taken_where_only_those_make_sense() {
+    for (words, retryable) in
+        [(["true", "yes", "On", "'true'"], true), (["false", "no", "OFF", "'false'"], false)]
+    {
+        for word in words {
+            let template = template(&with_steps(&format!("  - {{name: a, retry: {{retryable: {word}}}}}")));
+            assert_eq!(step(&template, "a").retry.retryable, retryable, "{word}");
+        }
     }
 }
 
