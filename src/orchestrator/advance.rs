@@ -218,7 +218,7 @@ pub(super) struct Turn<'a> {
 
 impl Turn<'_> {
     fn submitted(&mut self) -> Outcome {
-        if self.task.state != TaskState::Pending || self.task.tally.open > 0 {
+        if self.task.state != TaskState::Pending {
             return Outcome::Refused;
         }
         self.task.created_at = self.timing.now;

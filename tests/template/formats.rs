@@ -247,13 +247,34 @@ fn keys_without_effect_are_warned_of_and_only_those() {
         ]
     );
     assert_eq!(warnings(HYBRID), [""; 0]);
+    let named = with_steps("  - {name: a}\n  - {name: b}\nnamed_steps: [a, ghost]");
+    assert_eq!(
+        warnings(&named),
+        [
+            "line 6: named_steps does not list step \"b\"",
+            "line 7: named_steps lists \"ghost\", which is no step"
+        ]
+    );
+    let delays = |delays: &str| {
+        warnings(&with_steps(&format!("  - {{name: a, retry: {{backoff_seconds: {delays}}}}}")))
+    };
+    assert_eq!(delays("[1, 2]"), [""; 0]);
+    assert_eq!(
+        delays("[1, 2, 4]"),
+        [
+            "line 5: step \"a\", retry: of backoff_seconds the first and the last count; the delays between follow the backoff"
+        ]
+    );
     let text = with_steps("  - {name: a, max_retries: 2.7}");
     assert_eq!(warnings(&text), ["line 5: step \"a\": max_retries is 2.7; the fraction is cut off"]);
 }
 
 #[test]
 fn a_snapshot_reads_back_as_the_same_template_with_the_same_hash() {
-    for text in [LEGACY, CURRENT, SYMBOLS, HYBRID] {
+    let kinds = with_steps(
+        "  - {name: a}\n  - {name: route, type: decision, dependencies: [a]}\nidentity_strategy: always_unique",
+    );
+    for text in [LEGACY, CURRENT, SYMBOLS, HYBRID, &kinds] {
         let template = template(text);
         let back: Template = serde_json::from_str(&template.to_json()).unwrap();
         assert_eq!(back, template);

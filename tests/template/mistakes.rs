@@ -199,6 +199,18 @@ fn values_of_another_type_are_told_with_the_type_that_is_expected() {
             "  - {name: a, handler_config: [1]}",
             "line 5: step \"a\": handler_config is a list; expected a mapping",
         ),
+        (
+            "  - {name: a, retry: {initial_delay: 86401}}",
+            "line 5: step \"a\", retry: initial_delay is 86401; expected seconds, from 0 to 86400",
+        ),
+        (
+            "  - {name: a, retry: {backoff_seconds: [3, 1]}}",
+            "line 5: step \"a\", retry: backoff_seconds is a list; expected growing numbers of seconds",
+        ),
+        (
+            "  - {name: a, retry: {backoff_seconds: []}}",
+            "line 5: step \"a\", retry: backoff_seconds is a list; expected growing numbers of seconds",
+        ),
         ("  a: b", "line 5: steps is a mapping; expected a list"),
         (
             "  - {name: a, type: conditional}",
@@ -207,6 +219,15 @@ fn values_of_another_type_are_told_with_the_type_that_is_expected() {
         ),
     ] {
         assert_eq!(mistake(steps), expected);
+    }
+}
+
+#[test]
+fn of_a_long_text_the_first_sixty_characters_are_shown() {
+    for (length, shown) in [(60, format!("{:?}", "é".repeat(60))), (61, format!("{:?}…", "é".repeat(60)))]
+    {
+        let told = mistake(&format!("  - {{name: a, retry: {}}}", "é".repeat(length)));
+        assert_eq!(told, format!("line 5: step \"a\", retry is {shown}; expected a mapping"));
     }
 }
 
