@@ -163,6 +163,17 @@ fn lists_but_that_of_the_steps_differ_as_a_whole() {
 }
 
 #[test]
+fn what_only_describes_is_kept() {
+    let described = with_steps(
+        "- name: a\n  publishes_events:\n  - paid\nmetadata:\n  owner: ops\ndomain_events:\n- paid\n",
+    );
+    let text = convert(&described).unwrap().text;
+    for kept in ["metadata:\n  owner: ops\n", "domain_events:\n- paid\n", "  publishes_events:\n  - paid\n"] {
+        assert!(text.contains(kept), "{text}");
+    }
+}
+
+#[test]
 fn what_says_nothing_is_not_written() {
     let text = convert(&with_steps("  - {name: a, timeout_seconds: 2}\n  - {name: b, timeout_seconds: 0.5}"))
         .unwrap()
