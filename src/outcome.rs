@@ -343,6 +343,36 @@ mod tests {
     }
 
     #[test]
+    fn an_error_shows_its_code_behind_its_message() {
+        let declined = StepError::permanent("the card was declined");
+        assert_eq!((declined.error_code(), declined.to_string().as_str()), (None, "the card was declined"));
+        let declined = declined.code("CARD_DECLINED");
+        assert_eq!(declined.error_code(), Some("CARD_DECLINED"));
+        assert_eq!(declined.to_string(), "the card was declined [CARD_DECLINED]");
+    }
+
+    #[test]
+    fn a_checkpoint_without_a_json_form_is_a_failure_for_good() {
+        let reached = Checkpoint { cursor: 7, items_processed: 7, accumulated_results: () };
+        let error = StepError::checkpoint(reached);
+        assert_eq!(error.checkpoint.map(|reached| reached.items_processed), Some(7));
+        let keyed = std::collections::BTreeMap::from([((1, 2), 3)]);
+        let error =
+            StepError::checkpoint(Checkpoint { cursor: keyed, items_processed: 7, accumulated_results: () });
+        assert_eq!((error.checkpoint.is_none(), error.is_retryable()), (true, false));
+        assert!(error.message().starts_with("the checkpoint has no JSON form: "), "{error}");
+    }
+
+    #[test]
+    fn the_reasons_stand_in_routing_keys() {
+        use DeadReason::{HandlerNotFound, InvalidInput, PermanentError, RetriesExhausted};
+        assert_eq!(
+            [PermanentError, RetriesExhausted, HandlerNotFound, InvalidInput].map(DeadReason::as_str),
+            ["permanent_error", "retries_exhausted", "handler_not_found", "invalid_input"]
+        );
+    }
+
+    #[test]
     fn the_question_mark_keeps_the_chain_of_causes() {
         #[derive(Debug, thiserror::Error)]
         #[error("cannot read the price list")]

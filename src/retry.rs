@@ -96,13 +96,10 @@ impl Ladder {
     pub fn near(&self, delay: Duration, chance: [f64; 2]) -> Duration {
         let delay = delay.mul_f64(0.5 + chance[0]);
         let upper = self.at_least(delay);
-        match self.rungs.iter().rfind(|rung| **rung < delay) {
-            Some(lower) if delay < upper => {
-                let weight = (delay - *lower).as_secs_f64() / (upper - *lower).as_secs_f64();
-                if chance[1] < weight { upper } else { *lower }
-            }
-            _ => upper,
-        }
+        let Some(lower) = self.rungs.iter().copied().rfind(|rung| *rung < delay) else { return upper };
+        // Above the longest rung, both neighbours are that one.
+        let weight = (delay - lower).as_secs_f64() / (upper - lower).as_secs_f64();
+        if chance[1] < weight { upper } else { lower }
     }
 
     /// The shortest rung not below `delay`, or the longest there is.
@@ -169,8 +166,23 @@ mod tests {
     }
 
     #[test]
+    fn halfway_between_two_rungs_half_of_the_draws_take_either() {
+        let halfway = |draw| Ladder::default().near(Duration::from_millis(1_500), [0.5, draw]);
+        assert_eq!(
+            [0.0, 0.499, 0.5, 0.999].map(halfway),
+            [2_000, 2_000, 1_000, 1_000].map(Duration::from_millis)
+        );
+    }
+
+    #[test]
     fn a_delay_outside_the_ladder_takes_its_nearest_end() {
         let ladder = Ladder::default();
+        for draw in [0.0, 0.999] {
+            assert_eq!(
+                ladder.near(Duration::from_secs(1_000_000), [0.5, draw]),
+                Duration::from_millis(500 << 13)
+            );
+        }
         assert_eq!(ladder.near(Duration::ZERO, [0.5, 0.5]), Duration::from_millis(500));
         assert_eq!(ladder.at_least(Duration::from_secs(1_000_000)), Duration::from_millis(500 << 13));
         assert_eq!(ladder.at_least(Duration::from_millis(501)), Duration::from_secs(1));

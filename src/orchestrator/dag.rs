@@ -390,6 +390,11 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_is_empty_without_steps_only() {
+        assert!(plan(&[]).is_empty() && !plan(&[("a", &[])]).is_empty());
+    }
+
+    #[test]
     fn a_dependency_named_twice_counts_once() {
         let plan = plan(&[("a", &[]), ("b", &["a", "a"])]);
         assert_eq!((plan.parents(1), plan.children(0)), (&[0][..], &[1][..]));

@@ -91,7 +91,7 @@ impl Task {
     fn put_back(&mut self, from: usize, stored: &mut HashMap<String, StepRun>) {
         for step in from..self.steps.len() {
             if let Some(run) = stored.remove(&self.plan.step(step).name) {
-                self.steps[step] = StepRun { exists: true, ..run };
+                self.steps[step] = run;
             }
         }
     }

@@ -6,6 +6,7 @@
 //! removed once confirmed. So a crash at any point loses nothing and applies nothing twice.
 
 pub mod advance;
+mod answer;
 pub mod api;
 mod apply;
 pub mod by_hand;

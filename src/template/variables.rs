@@ -28,7 +28,7 @@ pub(super) fn replace(root: &mut Node, environment: Option<&str>, lookup: Lookup
 
 fn replace_below(node: &mut Node, lookup: Lookup<'_>, unset: &mut Vec<Mistake>) {
     match &mut node.value {
-        Value::Text(text) if text.contains("${") => {
+        Value::Text(text) => {
             let mut missing = Vec::new();
             *text = replaced(text, lookup, &mut missing);
             unset.extend(missing.into_iter().map(|name| {

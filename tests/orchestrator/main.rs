@@ -1,6 +1,7 @@
 //! The orchestrator without its HTTP API: its core against every order of events, and the whole of it on
 //! the embedded broker and a real store.
 
+mod answers;
 mod checkpoints;
 mod faults;
 mod flow;

@@ -155,6 +155,39 @@ fn differences_name_each_place_with_both_values() {
     assert_eq!(differences(&old, &template(&turned)), ["steps: the same in another order"]);
 }
 
+#[test]
+fn lists_but_that_of_the_steps_differ_as_a_whole() {
+    let text = with_steps("  - {name: a}\ninput_schema: {required: [a]}");
+    let found = differences(&template(&text), &template(&text.replace("[a]", "[a, b]")));
+    assert_eq!(found, [r#"input_schema.required: ["a"] became ["a","b"]"#]);
+}
+
+#[test]
+fn what_only_describes_is_kept() {
+    let described = with_steps(
+        "- name: a\n  publishes_events:\n  - paid\nmetadata:\n  owner: ops\ndomain_events:\n- paid\n",
+    );
+    let text = convert(&described).unwrap().text;
+    for kept in ["metadata:\n  owner: ops\n", "domain_events:\n- paid\n", "  publishes_events:\n  - paid\n"] {
+        assert!(text.contains(kept), "{text}");
+    }
+}
+
+#[test]
+fn what_says_nothing_is_not_written() {
+    let text = convert(&with_steps("  - {name: a, timeout_seconds: 2}\n  - {name: b, timeout_seconds: 0.5}"))
+        .unwrap()
+        .text;
+    let steps = text.split_once("steps:\n").unwrap().1;
+    assert_eq!(steps, "- name: a\n  timeout_seconds: 2\n- name: b\n  timeout_seconds: 0.5\n");
+    for retry in
+        ["retryable: false", "max_attempts: 2", "backoff: linear", "backoff_base_ms: 7", "max_backoff_ms: 7"]
+    {
+        let text = convert(&with_steps(&format!("  - {{name: a, retry: {{{retry}}}}}"))).unwrap().text;
+        assert!(text.ends_with(&format!("- name: a\n  retry:\n    {retry}\n")), "{text}");
+    }
+}
+
 /// Texts that YAML could take for something else.
 fn words() -> impl Strategy<Value = String> {
     prop_oneof![

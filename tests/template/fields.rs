@@ -1,7 +1,7 @@
 //! Every field of every format: what it does, or that it does nothing and why.
 
 use serde_json::json;
-use tasker_worker_rust::template::{IdentityStrategy, Lifecycle, parse};
+use tasker_worker_rust::template::{ContextSchema, IdentityStrategy, Lifecycle, parse};
 
 use super::{in_environment, initialization, seconds, step, template, with_steps};
 
@@ -223,6 +223,19 @@ fn identity_and_lifecycle_are_kept() {
             "line 6: lifecycle: max_duration_minutes is 43201; expected a whole number from 1 to 43200",
             "line 6: lifecycle: staleness_action \"dql\" is unknown; there are: dlq, error, none",
         ]
+    );
+}
+
+#[test]
+fn a_context_is_held_to_the_input_schema_with_the_place_of_each_mistake() {
+    let text = with_steps("  - {name: a}");
+    assert!(ContextSchema::of(&template(&text)).unwrap().is_none());
+    let schema = "{required: [id], properties: {items: {type: array, items: {type: integer}}}}";
+    let schema = ContextSchema::of(&template(&format!("{text}\ninput_schema: {schema}"))).unwrap().unwrap();
+    assert_eq!(schema.mistakes(&json!({"id": 1, "items": [1, 2]})), [""; 0]);
+    assert_eq!(
+        schema.mistakes(&json!({"items": [1, "two"]})),
+        ["\"id\" is a required property", "/items/1: \"two\" is not of type \"integer\""]
     );
 }
 

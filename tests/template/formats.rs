@@ -174,6 +174,7 @@ fn every_spelling_of_the_delays_ends_in_milliseconds() {
         ("retry: {backoff_base_ms: 10}", 10, 30_000),
         ("retry: {max_backoff_ms: 500}", 500, 500),
         ("retry: {backoff_base_ms: 60000}", 60_000, 60_000),
+        ("retry: {backoff_base_ms: 700, max_backoff_ms: 700}", 700, 700),
         ("retry: {initial_delay: 2, max_delay: 8}", 2_000, 8_000),
         ("retry: {backoff_seconds: [2, 10, 30]}", 2_000, 30_000),
         ("retry_backoff: {initial_delay: 0.5}", 500, 30_000),
@@ -181,6 +182,18 @@ fn every_spelling_of_the_delays_ends_in_milliseconds() {
         let template = template(&with_steps(&format!("  - {{name: a, {spelling}}}")));
         let retry = &step(&template, "a").retry;
         assert_eq!((retry.base_ms, retry.max_ms), (base_ms, max_ms), "{spelling}");
+    }
+}
+
+#[test]
+fn the_words_of_older_yaml_for_yes_and_no_are_taken_where_only_those_make_sense() {
+    for (words, retryable) in
+        [(["true", "yes", "On", "'true'"], true), (["false", "no", "OFF", "'false'"], false)]
+    {
+        for word in words {
+            let template = template(&with_steps(&format!("  - {{name: a, retry: {{retryable: {word}}}}}")));
+            assert_eq!(step(&template, "a").retry.retryable, retryable, "{word}");
+        }
     }
 }
 
@@ -234,13 +247,34 @@ fn keys_without_effect_are_warned_of_and_only_those() {
         ]
     );
     assert_eq!(warnings(HYBRID), [""; 0]);
+    let named = with_steps("  - {name: a}\n  - {name: b}\nnamed_steps: [a, ghost]");
+    assert_eq!(
+        warnings(&named),
+        [
+            "line 6: named_steps does not list step \"b\"",
+            "line 7: named_steps lists \"ghost\", which is no step"
+        ]
+    );
+    let delays = |delays: &str| {
+        warnings(&with_steps(&format!("  - {{name: a, retry: {{backoff_seconds: {delays}}}}}")))
+    };
+    assert_eq!(delays("[1, 2]"), [""; 0]);
+    assert_eq!(
+        delays("[1, 2, 4]"),
+        [
+            "line 5: step \"a\", retry: of backoff_seconds the first and the last count; the delays between follow the backoff"
+        ]
+    );
     let text = with_steps("  - {name: a, max_retries: 2.7}");
     assert_eq!(warnings(&text), ["line 5: step \"a\": max_retries is 2.7; the fraction is cut off"]);
 }
 
 #[test]
 fn a_snapshot_reads_back_as_the_same_template_with_the_same_hash() {
-    for text in [LEGACY, CURRENT, SYMBOLS, HYBRID] {
+    let kinds = with_steps(
+        "  - {name: a}\n  - {name: route, type: decision, dependencies: [a]}\nidentity_strategy: always_unique",
+    );
+    for text in [LEGACY, CURRENT, SYMBOLS, HYBRID, &kinds] {
         let template = template(text);
         let back: Template = serde_json::from_str(&template.to_json()).unwrap();
         assert_eq!(back, template);

@@ -1,7 +1,7 @@
 //! Questions about a template's graph, and its pictures.
 
 use tasker_worker_rust::template::Template;
-use tasker_worker_rust::template::graph::{graph_ascii, graph_dot, graph_mermaid};
+use tasker_worker_rust::template::graph::{graph_ascii, graph_dot, graph_mermaid, graph_svg};
 
 use super::{template, with_steps};
 
@@ -98,4 +98,10 @@ fn mermaid_and_dot_quote_names_and_mark_compensations() {
 }
 "#;
     assert_eq!(graph_dot(&template), expected);
+}
+
+#[test]
+fn the_picture_for_browsers_has_every_box_and_every_line_in_its_place() {
+    let steps = "  - {name: a}\n  - {name: 'b<b&\"', dependencies: [a]}\n  - {name: ccc, dependencies: [a]}\n  - {name: undo, compensates: ccc}";
+    assert_eq!(graph_svg(&template(&with_steps(steps))), include_str!("graph.svg"));
 }

@@ -27,6 +27,9 @@ fn every_type_is_kept_however_it_is_written() {
         "deferred_convergence",
     ];
     assert_eq!(kinds, wanted);
+    let calls = |name: &&str| step(&template, name).kind.calls_for_steps();
+    let calling = ["plain", "route", "meet", "analyze", "work"].into_iter().filter(calls);
+    assert_eq!(calling.collect::<Vec<_>>(), ["route", "analyze"]);
 }
 
 fn batch_of(text: &str) -> BatchConfig {
@@ -56,6 +59,12 @@ fn a_batch_config_counts_on_either_step_and_what_it_leaves_out_has_a_default() {
     }
     let none = BATCHES.replace("type: batchable", "type: batchable, batch_config: {checkpoint_interval: 0}");
     assert_eq!(batch_of(&none), worker("work"), "as good as left out");
+    let others = "  - {name: log, dependencies: [analyze]}\n  - {name: read, type: batchable}\n  - {name: row, type: batch_worker, dependencies: [read]}\n";
+    assert_eq!(batch_of(&format!("{BATCHES}{others}")), worker("work"), "the others do other work");
+    let unsaid = BATCHES
+        .replace("type: batchable", "type: batchable, batch_config: {worker_template: work}")
+        .replace(", dependencies: [analyze]", "");
+    assert_eq!(batch_of(&unsaid), worker("work"), "to be named is enough");
     let two = format!("{BATCHES}  - {{name: other, type: batch_worker, dependencies: [analyze]}}\n");
     assert_eq!(batch_of(&two), BatchConfig::default(), "its result says which");
 }

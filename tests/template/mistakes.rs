@@ -22,6 +22,67 @@ fn a_file_with_every_mistake_is_told_all_of_them() {
 }
 
 #[test]
+fn a_mistake_is_told_with_its_file_and_its_line_where_it_is_on_one() {
+    let mistakes = parse("name: [n]", None).unwrap_err();
+    assert_eq!(
+        [mistakes[0].at("orders.yaml"), mistakes[1].at("orders.yaml")],
+        [
+            "orders.yaml: namespace_name is missing; add a line such as namespace_name: orders",
+            "orders.yaml: there are no steps; list at least one under steps",
+        ]
+    );
+    let last = mistakes.last().unwrap().at("orders.yaml");
+    assert_eq!(last, "orders.yaml:1: name is a list; expected text; put it in quotes");
+}
+
+#[test]
+fn an_unknown_key_is_told_the_nearest_known_one_or_those_with_an_effect() {
+    let lifecycle = |key: &str| mistakes(&with_steps(&format!("  - {{name: a}}\nlifecycle: {{{key}: 1}}")));
+    assert_eq!(
+        lifecycle("zzz"),
+        ["line 6: lifecycle: unknown key \"zzz\"; known here: max_duration_minutes, \
+             max_waiting_for_dependencies_minutes, max_waiting_for_retry_minutes, max_steps_in_process_minutes, \
+             staleness_action, auto_fail_on_timeout, auto_dlq_on_timeout"]
+    );
+    let near = "line 6: lifecycle: unknown key \"descripton\"; did you mean \"description\"?";
+    assert_eq!(lifecycle("descripton"), [near], "what only describes is known, too");
+    let refused = mistake("  - {name: a, initialisation: {}}");
+    assert!(
+        refused.starts_with("line 5: step \"a\": unknown key \"initialisation\"; known here: name, "),
+        "{refused}"
+    );
+}
+
+#[test]
+fn the_nearest_name_is_meant_and_of_equally_near_ones_the_first() {
+    for (word, steps, meant) in [
+        ("process_paymnts", ["process_payment_now", "process_payments"], "process_payments"),
+        ("process_paymnts", ["process_payments", "process_payments_now"], "process_payments"),
+        ("payment2", ["payment1", "payment3"], "payment1"),
+    ] {
+        let [first, second] = steps;
+        let text =
+            format!("  - {{name: {first}}}\n  - {{name: {second}}}\n  - {{name: x, dependencies: [{word}]}}");
+        let expected = format!(
+            "line 7: step \"x\": depends on {word:?}, which is no step of this template; did you mean {meant:?}?"
+        );
+        assert_eq!(mistake(&text), expected);
+    }
+}
+
+#[test]
+fn twenty_names_are_listed_and_more_are_hinted_at() {
+    let told = |count: usize| {
+        let steps: String = (0..count).map(|number| format!("  - {{name: s{number:02}}}\n")).collect();
+        mistake(&format!("{steps}  - {{name: x, dependencies: [nobody]}}"))
+    };
+    for (count, end) in [(20, "s18, s19"), (21, "s18, s19, …"), (22, "s18, s19, …")] {
+        let told = told(count);
+        assert!(told.contains("there are: s00, s01, ") && told.ends_with(end), "{told}");
+    }
+}
+
+#[test]
 fn text_that_is_no_template_is_refused_with_its_line() {
     for (text, expected) in [
         ("", "the file is empty; expected a template"),
@@ -104,6 +165,9 @@ fn names_are_neither_empty_nor_endless() {
     );
     let longest = "s".repeat(255);
     assert!(parse(&with_steps(&format!("  - name: {longest}")), None).is_ok());
+    let named = |name: &str| with_steps("  - name: a").replace("name: n\n", &format!("name: {name}\n"));
+    assert_eq!(mistakes(&named(&long)), ["line 1: name is 256 bytes long; at most 255 are allowed"]);
+    assert!(parse(&named(&longest), None).is_ok());
 }
 
 #[test]
@@ -135,6 +199,18 @@ fn values_of_another_type_are_told_with_the_type_that_is_expected() {
             "  - {name: a, handler_config: [1]}",
             "line 5: step \"a\": handler_config is a list; expected a mapping",
         ),
+        (
+            "  - {name: a, retry: {initial_delay: 86401}}",
+            "line 5: step \"a\", retry: initial_delay is 86401; expected seconds, from 0 to 86400",
+        ),
+        (
+            "  - {name: a, retry: {backoff_seconds: [3, 1]}}",
+            "line 5: step \"a\", retry: backoff_seconds is a list; expected growing numbers of seconds",
+        ),
+        (
+            "  - {name: a, retry: {backoff_seconds: []}}",
+            "line 5: step \"a\", retry: backoff_seconds is a list; expected growing numbers of seconds",
+        ),
         ("  a: b", "line 5: steps is a mapping; expected a list"),
         (
             "  - {name: a, type: conditional}",
@@ -143,6 +219,15 @@ fn values_of_another_type_are_told_with_the_type_that_is_expected() {
         ),
     ] {
         assert_eq!(mistake(steps), expected);
+    }
+}
+
+#[test]
+fn of_a_long_text_the_first_sixty_characters_are_shown() {
+    for (length, shown) in [(60, format!("{:?}", "é".repeat(60))), (61, format!("{:?}…", "é".repeat(60)))]
+    {
+        let told = mistake(&format!("  - {{name: a, retry: {}}}", "é".repeat(length)));
+        assert_eq!(told, format!("line 5: step \"a\", retry is {shown}; expected a mapping"));
     }
 }
 
@@ -216,6 +301,16 @@ fn overrides_of_other_environments_are_checked_too() {
         mistakes(&text),
         ["line 8: environment \"production\": unknown key \"stebs\"; did you mean \"steps\"?"]
     );
+}
+
+#[test]
+fn a_step_that_is_reached_in_very_many_ways_is_looked_at_once() {
+    let pair = |level: usize| {
+        let on = level.checked_sub(1).map_or(String::new(), |below| format!("a{below}, b{below}"));
+        ["a", "b"].map(|name| format!("  - {{name: {name}{level}, dependencies: [{on}]}}\n")).concat()
+    };
+    let template = template(&with_steps(&(0..60).map(pair).collect::<String>()));
+    assert_eq!(template.ancestors_of("a59").len(), 118);
 }
 
 #[test]

@@ -34,6 +34,7 @@ fn set_variables_and_defaults_are_put_in() {
         ("$${REGION}", "${REGION}"),
         ("$REGION {REGION} $", "$REGION {REGION} $"),
         ("${not a name} ${1ST} ${", "${not a name} ${1ST} ${"),
+        ("${not a name:-eu}", "${not a name:-eu}"),
         ("${REGION", "${REGION"),
     ] {
         assert_eq!(replaced(text), (expected.to_owned(), vec![]), "{text}");
@@ -61,6 +62,13 @@ fn only_the_chosen_environment_misses_its_variables() {
     assert_eq!(read(steps, Some("test")).unset, []);
     assert_eq!(step(&read(steps, Some("test")).template, "a").timeout, seconds(3));
     assert_eq!(read(steps, Some("production")).unset.len(), 1);
+}
+
+#[test]
+fn outside_of_the_environments_every_missing_variable_is_told() {
+    let parsed = read("  - {name: a}\nmetadata: {owner: '${OWNER}', test: '${REGION}'}", Some("test"));
+    let told: Vec<String> = parsed.unset.iter().map(ToString::to_string).collect();
+    assert!(told.len() == 1 && told[0].starts_with("line 6: OWNER is not set"), "{told:?}");
 }
 
 #[test]

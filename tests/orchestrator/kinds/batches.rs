@@ -137,6 +137,38 @@ fn a_task_is_cancelled_with_its_batches() {
 }
 
 #[test]
+fn what_waits_for_a_batch_worker_waits_for_its_other_dependencies_too() {
+    let mut template = strategy(FailureStrategy::FailFast);
+    template.steps.retain(|step| step.compensates.is_none());
+    template.steps.extend(self::template("shop", &[("other", vec![])]).steps);
+    template.steps[2].dependencies.push("other".to_owned());
+    let mut world = World::new(template);
+    world.returns("split", batches(1));
+    world.returns("work_001", json!(1));
+    assert_eq!(world.open(), ["other"]);
+    world.returns("other", json!(1));
+    assert_eq!(world.open(), ["sum"]);
+}
+
+#[test]
+fn a_batch_worker_that_a_batchable_step_names_waits_for_it_without_saying_so() {
+    let mut template =
+        divided(BatchConfig { worker_template: Some("work".to_owned()), ..BatchConfig::default() });
+    template.steps[1].dependencies.clear();
+    let mut world = World::new(template);
+    assert_eq!(world.open(), ["split"]);
+    world.returns("split", batches(1));
+    assert_eq!(world.open(), ["work_001"]);
+}
+
+#[test]
+fn ten_thousand_batches_are_allowed() {
+    let world = World::new(strategy(FailureStrategy::Isolate));
+    let output = Json::encode(&batches(10_000)).expect("it encodes");
+    assert_eq!(world.task.check_output(world.step("split"), &output), Ok(()));
+}
+
+#[test]
 fn a_division_that_cannot_be_made_fails_for_good() {
     let outcome = |worker: &str, count: usize| {
         let cursor = json!({"batch_id": "001", "start_cursor": 0, "end_cursor": 1, "batch_size": 1});

@@ -58,6 +58,45 @@ fn behind_a_decision_for_nothing_there_is_nothing() {
 }
 
 #[test]
+fn a_convergence_right_behind_a_decision_runs_whatever_was_decided() {
+    let mut template = routed();
+    template.steps[0].dependencies.push("route".to_owned());
+    let mut world = World::new(template);
+    world.returns("a", json!(1));
+    world.returns("route", create(&[]));
+    assert_eq!(world.open(), ["z"]);
+}
+
+#[test]
+fn a_decision_may_name_a_hundred_steps() {
+    let mut world = World::new(routed());
+    world.returns("a", json!(1));
+    assert_eq!(world.returns("route", create(&["b"; 100])), Outcome::Applied);
+    assert_eq!(world.open(), ["b"]);
+}
+
+#[test]
+fn twenty_decisions_may_follow_one_another_and_no_more() {
+    let chain = |count: usize| {
+        let names: Vec<String> = (0..count).map(|number| format!("d{number}")).collect();
+        let before = |number: usize| number.checked_sub(1).map(|before| names[before].as_str());
+        let steps: Vec<(&str, Vec<&str>)> = names
+            .iter()
+            .enumerate()
+            .map(|(number, name)| (name.as_str(), before(number).into_iter().collect()))
+            .collect();
+        let kinds: Vec<(&str, StepKind)> =
+            names.iter().map(|name| (name.as_str(), StepKind::Decision)).collect();
+        Plan::new(of_kinds(&steps, &kinds).into())
+    };
+    assert!(chain(20).is_ok());
+    for count in [21, 22] {
+        let error = chain(count).unwrap_err();
+        assert_eq!(error, "step \"d20\": at most 20 decisions may follow one another");
+    }
+}
+
+#[test]
 fn a_decision_that_cannot_be_followed_fails_for_good() {
     let too_many: Vec<String> = (0..101).map(|_| "b".to_owned()).collect();
     for (output, text) in [

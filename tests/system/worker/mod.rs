@@ -42,13 +42,15 @@ async fn a_step_is_answered_with_its_result(kind: Kind) {
     assert_eq!(properties.correlation_id.as_ref(), Some(&request.correlation_id));
     assert_eq!(properties.kind.as_deref(), Some("step.result"));
     assert_eq!(properties.headers.integer(header::ATTEMPT), Some(1));
+    assert_eq!(properties.headers.integer(header::REPLAYS), None);
+    assert!(properties.timestamp.is_some());
     assert_eq!(result.data.get(), "42");
     assert!(result.success && result.status == ResultStatus::Completed && result.error.is_none());
     assert_eq!((result.task_uuid, result.step_uuid), (request.task_uuid, request.step_uuid));
     assert_eq!((result.attempt, result.step_name.as_str()), (1, "double"));
     assert_eq!(result.metadata.execution_environment, "rust");
     assert!(result.metadata.started_at.is_some() && result.metadata.cpu_time_ms.is_some());
-    assert!(result.metadata.memory_usage_kb.is_some_and(|kb| kb > 0));
+    assert!(result.metadata.memory_usage_kb.is_some_and(|kb| kb > 1_000));
     worker.shutdown().await;
     assert_eq!(desk.broker.depth(&desk.names.step_queue(NAMESPACE)).await, Ok(Some(0)));
     desk.close().await;
