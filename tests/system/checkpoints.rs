@@ -306,10 +306,24 @@ async fn a_checkpoint_that_leads_nowhere_or_cannot_be_sent_fails_the_step(kind: 
         let accumulated_results = "x".repeat(200_000);
         Err(StepError::checkpoint(Checkpoint { accumulated_results, ..Checkpoint::<u8, _>::default() }))
     }
+    /// Each of its checkpoints fits, and only in the place of the one before.
+    async fn replaces(step: Step) -> StepResult<u8> {
+        let cursor = step.checkpoint::<u8, String>()?.map_or(1, |reached| reached.cursor + 1);
+        let accumulated_results = "x".repeat(60_000);
+        match cursor {
+            3 => Ok(cursor),
+            _ => Err(StepError::checkpoint(Checkpoint {
+                cursor,
+                accumulated_results,
+                ..Checkpoint::default()
+            })),
+        }
+    }
     let mut config = crate::support::settings(kind);
     config.broker.max_message_bytes = 100_000;
     let mut desk = Desk::open_with(config, kind, &[NAMESPACE]).await;
-    let worker = desk.worker(Namespace::new(NAMESPACE).step("stays", stays).step("swells", swells)).await;
+    let namespace = Namespace::new(NAMESPACE).step("stays", stays).step("swells", swells);
+    let worker = desk.worker(namespace.step("replaces", replaces)).await;
     desk.ask("stays", json!({})).await;
     assert_eq!(desk.next_checkpoint().await.part, 1);
     let error = desk.next_result().await.error.expect("it failed");
@@ -322,6 +336,12 @@ async fn a_checkpoint_that_leads_nowhere_or_cannot_be_sent_fails_the_step(kind: 
     let text = "the checkpoint has 200003 bytes, max_message_bytes is 100000; store it elsewhere and return a reference";
     assert_eq!(error.message, text);
     desk.next_dead_letter().await;
+
+    desk.ask("replaces", json!({})).await;
+    for part in [1, 2] {
+        assert_eq!(desk.next_checkpoint().await.part, part);
+    }
+    assert_eq!(desk.next_result().await.data.get(), "3");
     worker.shutdown().await;
     desk.close().await;
 }

@@ -272,17 +272,22 @@ async fn a_longer_delay_than_the_ladder_has_is_kept(kind: Kind) {
 }
 
 async fn a_result_above_the_limit_fails_the_step_with_the_reason(kind: Kind) {
-    async fn huge(_: Step) -> StepResult<String> {
-        Ok("x".repeat(100_000))
+    const LIMIT: usize = 64 * 1024;
+    // What is left for a result beside its envelope, its quotation marks and its step's name.
+    const ROOM: usize = LIMIT - 4096 - 2 - "huge".len();
+    async fn huge(step: Step<usize>) -> StepResult<String> {
+        Ok("x".repeat(step.context))
     }
     let mut desk = Desk::open(kind).await;
     let mut config = desk.config.clone();
-    config.broker.max_message_bytes = 64 * 1024;
+    config.broker.max_message_bytes = LIMIT;
     let worker = desk.worker_with(config, Namespace::new(NAMESPACE).step("huge", huge)).await;
-    desk.ask("huge", json!({})).await;
+    desk.ask("huge", json!(ROOM)).await;
+    assert_eq!(desk.next_result().await.data.get().len(), ROOM + 2);
+    desk.ask("huge", json!(ROOM + 1)).await;
     let error = desk.next_result().await.error.expect("a failed result has its error");
     assert_eq!(error.error_type, "ResultRefused");
-    assert!(error.message.contains("100002 bytes"), "{}", error.message);
+    assert!(error.message.contains(&format!("{} bytes", ROOM + 3)), "{}", error.message);
     desk.next_dead_letter().await;
     worker.shutdown().await;
     desk.close().await;
