@@ -3,11 +3,13 @@
 use std::path::Path;
 use std::process::Command;
 
+use crate::cargo::forget_the_package;
+
 /// The output of an example that ended well.
 fn output(example: &str) -> String {
     // Where this test was built, which need not be cargo's usual place.
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    let run = Command::new(env!("CARGO"))
+    let run = forget_the_package(&mut Command::new(env!("CARGO")))
         .args(["run", "--quiet", "--offline", "--example", example])
         .arg("--target-dir")
         .arg(target)

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+#[path = "../support/cargo.rs"]
+mod cargo;
 mod docs;
 mod examples;
 mod handlers;

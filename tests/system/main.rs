@@ -5,6 +5,8 @@ mod alarms;
 mod backlog;
 mod backup;
 mod broken_queue;
+#[path = "../support/cargo.rs"]
+mod cargo;
 mod checkpoints;
 mod collector;
 mod dead_letters;

@@ -12,6 +12,7 @@ use serde_json::Value;
 use tasker_worker_rust::Config;
 use tasker_worker_rust::broker::topology::Topology;
 
+use crate::cargo::forget_the_package;
 use crate::support::{Kind, delete, settings};
 
 /// A crate may have to be compiled in it.
@@ -51,7 +52,7 @@ impl Shell {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let api = format!("http://127.0.0.1:{port}");
         let programs = Path::new(PROGRAM).parent().unwrap().display();
-        let mut shell = Command::new("bash")
+        let mut shell = forget_the_package(&mut Command::new("bash"))
             .current_dir(directory.path())
             .env("RABBITMQ_URL", config.broker.urls[0].expose())
             .env("TASKER__BROKER__PREFIX", &config.broker.prefix)
