@@ -32,8 +32,11 @@ use crate::ops::metrics::METRICS;
 /// done, and forgets them when the channel is closed: what was acked is delivered again (rabbitmq-server issue 10327).
 const HANDED_ON: usize = 32;
 
-/// How long a channel with more settlements than that stays open after the last one. Nothing tells when all are done.
+/// How long a channel with more settlements than that stays open after the last one, at least. Nothing tells when all are done.
 const LINGER: Duration = Duration::from_millis(500);
+
+/// What each [`HANDED_ON`] may take: an overloaded broker needed half of it.
+const TURN: Duration = Duration::from_millis(50);
 
 pub(super) struct Deliveries {
     channel: Channel,
@@ -96,6 +99,7 @@ impl Deliveries {
         let settlements = Settlements {
             asked: settlements,
             unsettled: BTreeSet::new(),
+            prefetch: usize::from(prefetch),
             burst: 0,
             last_sent: Instant::now(),
         };
@@ -278,6 +282,8 @@ struct Settlements {
     asked: mpsc::UnboundedReceiver<Settlement>,
     /// Delivered, and nothing sent about them yet.
     unsettled: BTreeSet<u64>,
+    /// The broker keeps no more settlements than that: it delivers nothing else before they are done.
+    prefetch: usize,
     /// How many were sent, none longer than [`LINGER`] after the one before.
     burst: usize,
     last_sent: Instant,
@@ -324,7 +330,9 @@ impl Settlements {
             }
         }
         if self.burst > HANDED_ON && channel.status().connected() {
-            time::sleep_until((self.last_sent + LINGER).into()).await;
+            let turns = self.burst.min(self.prefetch) / HANDED_ON;
+            let linger = (TURN * turns as u32).clamp(LINGER, GRACE);
+            time::sleep_until((self.last_sent + linger).into()).await;
         }
         close(channel).await;
     }
