@@ -35,8 +35,8 @@ const HANDED_ON: usize = 32;
 /// How long a channel with more settlements than that stays open after the last one, at least. Nothing tells when all are done.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// What each [`HANDED_ON`] may take: an overloaded broker needed half of it.
-const TURN: Duration = Duration::from_millis(50);
+/// What each [`HANDED_ON`] may take: an overloaded broker needed 25 ms.
+const TURN: Duration = Duration::from_millis(30);
 
 pub(super) struct Deliveries {
     channel: Channel,
