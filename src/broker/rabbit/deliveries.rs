@@ -150,8 +150,8 @@ impl Deliveries {
             self.settlements.unsettled.insert(delivery.delivery_tag);
         }
         let delivery = Delivery {
-            exchange: delivery.exchange.as_str().to_owned(),
-            routing_key: delivery.routing_key.as_str().to_owned(),
+            exchange: delivery.exchange.into(),
+            routing_key: delivery.routing_key.into(),
             redelivered: delivery.redelivered,
             properties: incoming(&delivery.properties),
             body: Bytes::from(delivery.data),

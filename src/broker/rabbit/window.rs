@@ -81,7 +81,7 @@ impl Window {
 
     pub(super) fn publish(&mut self, outgoing: Outgoing, answer: Confirm) {
         let Outgoing { exchange, routing_key, message_id, properties, body } = outgoing;
-        let number = self.confirms.published(message_id.to_string(), answer, Instant::now());
+        let number = self.confirms.published(message_id.into(), answer, Instant::now());
         let channel = self.channel.clone();
         let mut publishing: Publishing = Box::pin(async move {
             let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
