@@ -69,7 +69,7 @@ def apply(old, new):
     metadata = old["metadata"] | new["metadata"]
     for field in ("labels", "annotations"):
         metadata[field] = old["metadata"].get(field, {}) | new["metadata"].get(field, {})
-    return new | {"metadata": metadata, "status": old.get("status", {})}
+    return new | {"metadata": metadata} | {key: value for key, value in old.items() if key == "status"}
 
 
 class Cluster:

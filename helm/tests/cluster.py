@@ -25,6 +25,7 @@ import check
 from apiserver import Cluster, serve
 from kubelet import PROGRAM, Kubelet
 
+KUBECTL = check.TOOLS / "bin/kubectl"
 NAMESPACE = "tasker-guide"
 DEADLINE = 180
 STEPS = "tasker.steps."
@@ -64,15 +65,15 @@ class Terminal:
     def __init__(self, folder, helm):
         (folder / "bin").mkdir()
         (folder / "bin/helm").symlink_to(check.TOOLS / "bin" / helm)
-        (folder / "bin/kubectl").symlink_to(check.TOOLS / "bin/kubectl")
+        (folder / "bin/kubectl").symlink_to(KUBECTL)
         self.environment = os.environ | {"PATH": f"{folder}/bin:{os.environ['PATH']}", "KUBECONFIG": f"{folder}/config",
                                           "KUBECACHEDIR": f"{folder}/cache", "HELM_CACHE_HOME": f"{folder}/cache"}
 
     def run(self, command, refused=False):
         done = subprocess.run(["bash", "-c", command], cwd=check.ROOT, env=self.environment, capture_output=True, text=True)
         if (done.returncode != 0) != refused:
-            logs = subprocess.run(["kubectl", "logs", "--selector", "app.kubernetes.io/component=topology"], env=self.environment,
-                                  capture_output=True, text=True, executable=check.TOOLS / "bin/kubectl").stdout
+            show = [KUBECTL, "logs", "--selector", "app.kubernetes.io/component=topology"]
+            logs = subprocess.run(show, env=self.environment, stdout=subprocess.PIPE, text=True).stdout
             sys.exit(f"cluster: $ {command}\nended with {done.returncode}\n{done.stdout}{done.stderr}{logs}")
         return done.stdout
 
@@ -125,15 +126,15 @@ def stand_in(terminal):
 
 @contextlib.contextmanager
 def current(terminal):
-    configuration = subprocess.run([check.TOOLS / "bin/kubectl", "config", "view", "--minify", "--flatten", "--raw"],
-                                   check=True, stdout=subprocess.PIPE).stdout
+    view = [KUBECTL, "config", "view", "--minify", "--flatten", "--raw"]
+    configuration = subprocess.run(view, check=True, stdout=subprocess.PIPE).stdout
     pathlib.Path(terminal.environment["KUBECONFIG"]).write_bytes(configuration)
     terminal.run("kubectl get scaledobjects")
     use_namespace(terminal)
     try:
         terminal.run("kubectl run rabbitmq --image=rabbitmq:4-management --port=5672 --expose")
         terminal.run(f"kubectl wait pod/rabbitmq --for=condition=Ready --timeout={DEADLINE}s")
-        forward = [check.TOOLS / "bin/kubectl", "port-forward", "pod/rabbitmq", ":15672"]
+        forward = [KUBECTL, "port-forward", "pod/rabbitmq", ":15672"]
         with subprocess.Popen(forward, env=terminal.environment, stdout=subprocess.PIPE, text=True) as forwarding:
             try:
                 port = re.search(r"127\.0\.0\.1:(\d+)", forwarding.stdout.readline())[1]
@@ -154,7 +155,9 @@ def names(objects):
 
 
 def within(wanted, got):
-    """Whether all that is wanted is there; a cluster adds its defaults."""
+    """Whether all that is wanted is there; a cluster adds its defaults, and leaves out what is empty."""
+    if got is None:
+        return not wanted
     if isinstance(wanted, dict):
         return isinstance(got, dict) and all(within(value, got.get(key)) for key, value in wanted.items())
     if isinstance(wanted, list):
@@ -204,6 +207,7 @@ def least_rights(terminal, rabbitmq, folder, password):
 
 
 def walk(terminal, rabbitmq, folder):
+    must(len(guide()) == 5, f"expected five commands in the guide, got {guide()}")
     create, install, test, hold, release = guide()
     said = dict(re.findall(r"--from-literal=(\w+)='([^']*)'", create))
     rabbitmq.empty()
