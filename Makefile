@@ -105,6 +105,13 @@ upgrade: ## run an older version, FROM=COMMIT or the last tag, and replace it un
 chart: ## check the Helm chart, the alerts, the Dockerfile and the Compose file; installs what it checks with
 	set -e; tools=$$(scripts/chart-tools); "$$tools/venv/bin/python" helm/tests/check.py "$$tools"
 
+ON :=
+.PHONY: cluster
+cluster: ## run the guide's commands for Kubernetes on a stand-in for its API; ON=current: on the cluster of kubectl's context
+	cargo build --quiet
+	set -e; tools=$$(scripts/chart-tools); $(if $(ON),,env -u RABBITMQ_URL scripts/with-rabbitmq) \
+	  "$$tools/venv/bin/python" helm/tests/cluster.py "$$tools" $(ON)
+
 .PHONY: scaling
 scaling: ## scale real workers by KEDA's and the autoscaler's rules, and draw docs/scaling.svg; three minutes
 	cargo build --quiet

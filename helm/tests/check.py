@@ -75,12 +75,12 @@ def check_examples():
     return rendered
 
 
-def check_schemas(rendered):
+def check_schemas(rendered, versions=KUBERNETES):
     for name, objects in rendered.items():
         for item in objects:
             if item["apiVersion"] in TYPES or item["apiVersion"] in UNTYPED:
                 continue
-            for version in KUBERNETES:
+            for version in versions:
                 try:
                     kubernetes_validate.validate(item, version, strict=True)
                 except Exception as error:
@@ -228,4 +228,5 @@ def main():
     )
 
 
-main()
+if __name__ == "__main__":
+    main()
