@@ -55,7 +55,7 @@ coverage: ## run every test with line coverage; fails below 90 % of all lines or
 
 # Hours for all of it; FILE=src/orchestrator/dag.rs for a part. What survives is a missing test: see target/mutants/mutants.out.
 FILE := src/orchestrator/advance.rs src/orchestrator/answer.rs src/orchestrator/dag.rs src/orchestrator/growth.rs \
-	src/outcome.rs src/retry.rs src/template/** src/worker/settle.rs
+	src/outcome.rs src/retry.rs src/template/** src/worker/answer.rs src/worker/settle.rs
 .PHONY: mutants
 mutants: ## change the pure core line by line, and name the changes that no test notices
 	command -v cargo-mutants >/dev/null || cargo install --locked cargo-mutants

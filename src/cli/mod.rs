@@ -77,7 +77,7 @@ enum Output {
 enum Command {
     /// Run the five workflows on the embedded broker, with nothing installed.
     Demo,
-    /// Run a worker with the handlers of the five workflows, until SIGTERM or Ctrl-C.
+    /// Run a worker with the handlers of the example workflows, until SIGTERM or Ctrl-C.
     Worker,
     /// Run the orchestrator, until SIGTERM or Ctrl-C.
     Orchestrator,
@@ -96,7 +96,7 @@ enum Command {
     /// Check, convert and draw task templates.
     #[command(subcommand)]
     Template(templates::Command),
-    /// Create or check the broker's queues and exchanges.
+    /// Create, check or export the broker's queues and exchanges.
     #[command(subcommand)]
     Topology(topology::Command),
     /// Look at dead letters, replay or discard them.
@@ -119,7 +119,7 @@ enum Command {
     /// Print the documents that describe the messages, for programs in other languages.
     #[command(subcommand)]
     Messages(messages::Command),
-    /// Print the completions of a shell.
+    /// Print the completions of a shell
     ///
     /// bash: source <(tasker-worker-rust completions bash), in ~/.bashrc
     /// zsh:  to a file _tasker-worker-rust in a directory of $fpath

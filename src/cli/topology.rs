@@ -30,7 +30,7 @@ pub(super) enum Command {
 pub(super) struct Export {
     #[command(flatten)]
     namespaces: Namespaces,
-    /// A user for workers of these namespaces alone; may be given often [default: tasker-worker for all of them].
+    /// A user for workers of these namespaces alone; may be given several times [default: tasker-worker for all of them].
     #[arg(long = "worker", value_name = "USER=NAMESPACE,...", value_parser = worker)]
     workers: Vec<(String, BTreeSet<String>)>,
     /// The virtual host.

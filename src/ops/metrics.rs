@@ -125,13 +125,10 @@ impl Metrics {
         by_outcome.into_iter().map(|(outcome, steps)| (outcome, steps as u64)).collect()
     }
 
-    /// Steps whose handler came to an end so far: all answered ones but those handed back or refused unrun.
+    /// Steps answered so far, but for those handed back.
     pub fn steps_finished(&self) -> u64 {
         let by_outcome = self.steps_by_outcome().into_iter();
-        by_outcome
-            .filter(|(outcome, _)| !matches!(outcome.as_str(), "handed_back" | "refused"))
-            .map(|(_, steps)| steps)
-            .sum()
+        by_outcome.filter(|(outcome, _)| outcome != "handed_back").map(|(_, steps)| steps).sum()
     }
 
     /// How many of a namespace's handlers have run so far, and for how many seconds in all.
@@ -209,6 +206,15 @@ mod tests {
                 "tasker_worker_steps_total{namespace=\"orders\",outcome=\"completed\",step=\"pay\"} "
             )
         );
+    }
+
+    #[test]
+    fn a_step_that_was_handed_back_is_not_finished() {
+        let metrics = Metrics::new();
+        for outcome in ["completed", "retried", "handed_back"] {
+            metrics.steps.with_label_values(&["orders", "pay", outcome]).inc();
+        }
+        assert_eq!(metrics.steps_finished(), 2);
     }
 
     #[test]

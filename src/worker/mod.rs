@@ -1,5 +1,6 @@
 //! The worker: consume, dispatch, ledger, execute, settle. One file each; `process` tells the life of a message.
 
+mod answer;
 mod backlog;
 mod consume;
 mod control;
@@ -17,7 +18,7 @@ mod trace;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -26,7 +27,7 @@ pub use run::RustWorker;
 pub use running::{Drained, RunningWorker};
 
 use crate::broker::topology::Names;
-use crate::broker::{Delivery, Publisher};
+use crate::broker::{BrokerStatus, Delivery, Publisher};
 use crate::config::Config;
 use crate::handler::HandlerRegistry;
 use crate::ops::metrics::METRICS;
@@ -44,6 +45,7 @@ use trace::OpenSpan;
 struct Core {
     registry: HandlerRegistry,
     publisher: Publisher,
+    broker: watch::Receiver<BrokerStatus>,
     names: Names,
     ladder: Ladder,
     worker_id: String,
@@ -116,7 +118,7 @@ async fn process(core: SharedCore, namespace: Arc<str>, delivery: Delivery) {
             Entered::Overtaken(running) => return settle::ack(running),
             Entered::Finished(running, answer) => (running, answer, OpenSpan::nothing()),
             Entered::New(running) if work.too_early => {
-                (running, Arc::from([Arc::new(settle::postponed(&core, &work))]), OpenSpan::nothing())
+                (running, Arc::from([Arc::new(answer::postponed(&core, &work))]), OpenSpan::nothing())
             }
             Entered::New(running) => {
                 let Some(_slot) = core.slot(&namespace).await else { return settle::hand_back(running) };
@@ -125,7 +127,7 @@ async fn process(core: SharedCore, namespace: Arc<str>, delivery: Delivery) {
                 let verdict =
                     decide(execution.outcome, request.attempt, request.max_attempts, &request.retry);
                 let span = trace::span(&core, &work, &verdict, execution.timing.started_at);
-                let Some(answer) = settle::answer(&core, &work, verdict, &execution.timing) else {
+                let Some(answer) = answer::answer(&core, &work, verdict, &execution.timing) else {
                     return settle::hand_back(running);
                 };
                 let answer = running.finished(answer);

@@ -150,6 +150,7 @@ impl RustWorker {
         };
         let core: SharedCore = Arc::new(Core {
             publisher: broker.publisher(),
+            broker: broker.status(),
             names: self.config.names(),
             ladder: self.config.ladder(),
             hostname: host_name().to_owned(),

@@ -309,8 +309,6 @@ fn templates() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
-
     #[test]
     fn any_valid_template_means_the_same_in_the_current_format(text in templates()) {
         assert_means_the_same(&text);

@@ -39,8 +39,6 @@ fn reachable(dependencies: &[BTreeSet<usize>], from: usize) -> BTreeSet<usize> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
     #[test]
     fn a_graph_without_a_circle_is_ordered((dependencies, order) in dags()) {
         let template = template(&yaml(&dependencies, &order));

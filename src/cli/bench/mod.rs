@@ -55,10 +55,10 @@ enum Workload {
 pub(super) struct Arguments {
     /// The workloads [default: all].
     workloads: Vec<Workload>,
-    /// Only the cases with this in their names, such as "quorum, 1 namespaces" or "1,000 at once"; may be repeated.
+    /// Only the cases with this in their names, such as "quorum, 1 namespaces" or "1,000 at once"; may be given several times.
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
-    /// W1, W2 and W4 in half a minute; exits with 1 when a ratio is worse than half its goal.
+    /// W1, W2 and W4 in half a minute; exit with 1 when a ratio is worse than half its goal.
     #[arg(long)]
     quick: bool,
     /// Rounds of each case that count.
@@ -67,7 +67,7 @@ pub(super) struct Arguments {
     /// How far the store grows in W6; a million tasks take 10 GB and a quarter of an hour.
     #[arg(long, default_value_t = 100_000)]
     stored_tasks: u32,
-    /// Writes results.json, the plots and the tables into this directory of documents, too. What it holds of other
+    /// Write results.json, the plots and the tables into this directory of documents, too. What it holds of other
     /// workloads and cases stays, so that a long bench can be run in pieces.
     #[arg(long, value_name = "DIRECTORY")]
     write: Option<PathBuf>,

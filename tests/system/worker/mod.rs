@@ -1,6 +1,7 @@
 //! The worker, seen from the orchestrator's side of the broker.
 
 mod running;
+mod settling;
 
 use std::time::{Duration, Instant};
 
