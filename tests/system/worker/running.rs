@@ -100,7 +100,10 @@ async fn running_steps_finish_and_unstarted_ones_go_back_on_shutdown(kind: Kind)
     for _ in 0..2 {
         within(has_started.recv()).await;
     }
+    let told = worker.health().stopping;
     let stopping = tokio::spawn(worker.shutdown());
+    // Before that, a step that ends makes room for another.
+    within(told.cancelled()).await;
     // The unstarted ones go back at once, while the others still run.
     let queue = desk.names.step_queue(NAMESPACE);
     within(async {
