@@ -47,7 +47,7 @@ broker: ## start RabbitMQ alone with Docker Compose, and print how to reach it
 .PHONY: test
 test: ## run every test, the RabbitMQ ones too (starts a private broker if RABBITMQ_URL is unset)
 	cargo build --tests --examples
-	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-16} scripts/with-rabbitmq cargo test
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-12} scripts/with-rabbitmq cargo test
 
 .PHONY: coverage
 coverage: ## run every test with line coverage; fails below 90 % of all lines or 75 % of any file

@@ -4,11 +4,13 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::SharedCore;
 use super::dispatch::Work;
+use super::execute::sleep_until;
 use super::pause::Flow;
 use crate::broker::{Broker, ConsumerState, Disposition, Subscription};
 use crate::message::{ControlMessage, StepExecutionRequest};
@@ -16,21 +18,29 @@ use crate::message::{ControlMessage, StepExecutionRequest};
 /// A queue's length, as RabbitMQ tells it, is at most this old.
 const COUNT_LAG: Duration = Duration::from_millis(500);
 
+/// However much RabbitMQ has to do.
+const LONGEST_LAG: Duration = Duration::from_secs(5);
+
 /// Cancelled tasks remembered, for requests of theirs that are still queued.
 const REMEMBERED: usize = 10_000;
 
 /// Applies control messages until the subscription ends.
 pub(super) async fn listen(core: SharedCore, broker: Arc<dyn Broker>, mut subscription: Subscription) {
     let mut state = subscription.state();
+    // When to look what was said while nobody listened, the next time last.
+    let mut looks = Vec::new();
     loop {
         let delivery = tokio::select! {
             delivery = subscription.recv() => delivery,
             Ok(()) = state.changed() => {
                 if *state.borrow_and_update() == ConsumerState::Consuming {
-                    // What was said while nobody listened.
-                    tokio::time::sleep(COUNT_LAG).await;
-                    core.pauses.look(&*broker, &core.names).await;
+                    looks = [LONGEST_LAG, COUNT_LAG].map(|lag| Instant::now() + lag).into();
                 }
+                continue;
+            }
+            () = sleep_until(looks.last().copied()) => {
+                looks.pop();
+                core.pauses.look(&*broker, &core.names).await;
                 continue;
             }
         };
@@ -41,14 +51,24 @@ pub(super) async fn listen(core: SharedCore, broker: Arc<dyn Broker>, mut subscr
                 core.cancellations.stop(step_uuid, replays)
             }
             Ok(ControlMessage::PauseNamespace { namespace, hand_back }) => {
+                put_off(&mut looks);
                 core.pauses.set(&namespace, if hand_back { Flow::HandBack } else { Flow::Paused });
             }
-            Ok(ControlMessage::ResumeNamespace { namespace }) => core.pauses.set(&namespace, Flow::Running),
+            Ok(ControlMessage::ResumeNamespace { namespace }) => {
+                put_off(&mut looks);
+                core.pauses.set(&namespace, Flow::Running);
+            }
             Err(error) => tracing::warn!(%error, "Ignored a control message that was not understood"),
         }
         // A broadcast needs no ack; settling it keeps the rule that nothing is dropped unsettled.
         let _ = delivery.acker.settle(Disposition::Ack);
     }
+}
+
+/// A count may be from before an order that was heard.
+fn put_off(looks: &mut [Instant]) {
+    let sure = Instant::now() + LONGEST_LAG;
+    looks.iter_mut().for_each(|look| *look = sure);
 }
 
 /// What runs, and the tasks lately cancelled.

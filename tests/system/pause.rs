@@ -1,15 +1,18 @@
 //! Pausing namespaces, from the orchestrator's and the operator's side.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::json;
-use tasker_worker_rust::broker::BrokerStatus;
 use tasker_worker_rust::broker::topology::Topology;
+use tasker_worker_rust::broker::{
+    BoxFuture, Broker, BrokerError, BrokerStatus, Publisher, Source, Subscription,
+};
 use tasker_worker_rust::ops::health::Health;
 use tasker_worker_rust::ops::metrics::METRICS;
 use tasker_worker_rust::pause::{is_paused, pause, resume};
 use tasker_worker_rust::{Namespace, RunningWorker, RustWorker, Step, StepResult};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 
 use crate::node::Node;
 use crate::on_both_brokers;
@@ -169,6 +172,61 @@ async fn draining_hands_back_what_has_not_begun(kind: Kind) {
     assert!(has_begun.try_recv().is_err(), "what was handed back has not begun");
     end(&desk, NAMESPACE).await;
     assert_eq!(desk.next_result().await.attempt, 1);
+    worker.shutdown().await;
+    close(desk).await;
+}
+
+/// A broker with so much to do that its counts are old: of the first two looks, neither shows an order.
+#[derive(Debug)]
+struct Busy {
+    broker: Arc<dyn Broker>,
+    looks: AtomicU32,
+}
+
+impl Broker for Busy {
+    fn publisher(&self) -> Publisher {
+        self.broker.publisher()
+    }
+
+    fn subscribe(&self, source: Source, prefetch: u16) -> Subscription {
+        self.broker.subscribe(source, prefetch)
+    }
+
+    fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.broker.declare(topology)
+    }
+
+    fn verify<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<Vec<String>, BrokerError>> {
+        self.broker.verify(topology)
+    }
+
+    fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Option<u64>, BrokerError>> {
+        if queue.contains("paused") && self.looks.fetch_add(1, Ordering::Relaxed) < 2 {
+            return Box::pin(async { Ok(Some(0)) });
+        }
+        self.broker.depth(queue)
+    }
+
+    fn status(&self) -> watch::Receiver<BrokerStatus> {
+        self.broker.status()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.broker.close()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_a_worker_neither_heard_nor_saw_when_it_started_is_found_a_little_later() {
+    let desk = Desk::open(Kind::Embedded).await;
+    order(&desk, NAMESPACE, false).await;
+    let broker = Arc::new(Busy { broker: desk.broker.clone(), looks: AtomicU32::new(0) });
+    let (gate, _) = Gate::new();
+    let worker =
+        RustWorker::new(desk.config.clone()).namespace(gate.namespace(NAMESPACE)).broker(broker.clone());
+    let worker = worker.start().await.expect("the settings are right");
+    shows(&worker, NAMESPACE, "paused").await;
+    assert_eq!(broker.looks.load(Ordering::Relaxed), 3);
     worker.shutdown().await;
     close(desk).await;
 }
