@@ -20,7 +20,7 @@ mod store;
 mod tasks;
 mod upgrade;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -29,6 +29,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::task::AbortOnDropHandle;
 
 use report::Report;
 use upgrade::{ORCHESTRATOR_FIRST, WORKERS_FIRST};
@@ -70,6 +71,7 @@ struct Arguments {
 }
 
 /// What a scenario needs to know.
+#[derive(Clone, Copy)]
 struct Run {
     full: bool,
     seed: u64,
@@ -81,7 +83,8 @@ impl Run {
     }
 }
 
-#[tokio::main]
+// Scenarios wait in places without giving their thread back, which must not hold up another one's clock.
+#[tokio::main(worker_threads = 6)]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut terminated = signal(SignalKind::terminate()).expect("signals can be listened to");
@@ -106,8 +109,9 @@ async fn run(arguments: &Arguments) -> bool {
     println!("chaos: {} form, seed {}", if run.full { "full" } else { "quick" }, run.seed);
     // Side by side they wait for less, and disturb each other's figures, which only the full form is after.
     let together = if run.full { 1 } else { SCENARIOS.len() };
-    let scenarios = stream::iter(chosen).map(|name| scenario(name, &run, arguments.old.as_deref()));
-    let reports: Vec<_> = scenarios.buffered(together).collect().await;
+    let started = |name| AbortOnDropHandle::new(tokio::spawn(scenario(name, run, arguments.old.clone())));
+    let ended: Vec<_> = stream::iter(chosen).map(started).buffered(together).collect().await;
+    let reports: Vec<_> = ended.into_iter().map(|report| report.expect("scenarios do not panic")).collect();
     let passed = reports.iter().all(Report::passed);
     if let Some(path) = &arguments.json {
         let scenarios: Vec<_> = reports.iter().map(Report::json).collect();
@@ -120,15 +124,15 @@ async fn run(arguments: &Arguments) -> bool {
     passed
 }
 
-async fn scenario(name: &'static str, run: &Run, old: Option<&Path>) -> Report {
+async fn scenario(name: &'static str, run: Run, old: Option<PathBuf>) -> Report {
     let mut report = Report::new(name);
     let directory = tempfile::Builder::new().prefix("chaos-").tempdir().expect("there is room for files");
     let outcome = match name {
-        "processes" => processes::run(run, directory.path(), &mut report).await,
+        "processes" => processes::run(&run, directory.path(), &mut report).await,
         "drain" => drain::run(directory.path(), &mut report).await,
-        "cuts" => cuts::run(run, directory.path(), &mut report).await,
-        "cluster" => cluster::run(run, directory.path(), &mut report).await,
-        _ => upgrade::run(name, run, old, directory.path(), &mut report).await,
+        "cuts" => cuts::run(&run, directory.path(), &mut report).await,
+        "cluster" => cluster::run(&run, directory.path(), &mut report).await,
+        _ => upgrade::run(name, &run, old.as_deref(), directory.path(), &mut report).await,
     };
     if let Err(error) = outcome {
         report.problem(error.to_string());
