@@ -74,7 +74,8 @@ impl Lane {
             }
         }
         self.jobs.close();
-        while let Ok(job) = self.jobs.try_recv() {
+        // To the last one that is being handed over just now: left in the queue, nobody would ever hear of it.
+        while let Some(job) = self.jobs.recv().await {
             reply(job.confirm, Err(PublishError::Closed));
         }
     }

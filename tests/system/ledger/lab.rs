@@ -85,11 +85,18 @@ impl Lab {
 
     /// Ends a worker as a crash does: nothing of it reaches the broker any more.
     pub(crate) async fn kill(&self, worker: RunningWorker, broker: Arc<dyn Broker>) {
-        self.cut().await;
+        if let Line::RabbitMq(proxy) = &self.line {
+            // It must not come back before it is closed, and say what it could not say.
+            proxy.close().await;
+        }
         drop(worker);
         within(broker.close()).await;
-        if let Line::Embedded(broker) = &self.line {
-            broker.set_blocked(None);
+        match &self.line {
+            Line::Embedded(broker) => broker.set_blocked(None),
+            Line::RabbitMq(proxy) => {
+                proxy.flow();
+                proxy.listen();
+            }
         }
     }
 
