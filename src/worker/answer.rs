@@ -137,7 +137,7 @@ fn retry(core: &Core, work: &Work, error: &StepError, delay: Delay) -> Message {
         delay_ms = rung.as_millis() as u64,
         "The step failed and is retried"
     );
-    METRICS.retries.with_label_values(&[&*work.namespace, work.request.template_step()]).inc();
+    METRICS.retries.with_label_values(&[&work.namespace.name, work.request.template_step()]).inc();
     let mut message = outgoing(core, work, core.names.retries(), retry_key(namespace, rung));
     message.properties.headers.set(header::ATTEMPT, next.attempt);
     with_body(message, RETRY, next.message_id("retry"), body)
@@ -145,7 +145,7 @@ fn retry(core: &Core, work: &Work, error: &StepError, delay: Delay) -> Message {
 
 fn fail(core: &Core, work: &Work, timing: &Timing, error: &StepError, reason: DeadReason) -> Vec<Message> {
     error!(error = %error, reason = reason.as_str(), "The step failed for good");
-    METRICS.dead_letters.with_label_values(&[&*work.namespace, reason.as_str()]).inc();
+    METRICS.dead_letters.with_label_values(&[&work.namespace.name, reason.as_str()]).inc();
     let for_body = Some(bounded(&error.error));
     let result = result(core, work, timing, ResultStatus::Failed, Json::null(), for_body);
     vec![result, dead_letter(core, work, error, reason)]
@@ -155,7 +155,7 @@ fn dead_letter(core: &Core, work: &Work, error: &StepError, reason: DeadReason) 
     let request = &work.request;
     // Under the namespace of its queue, which is declared: the request may name one that is not.
     let mut message =
-        outgoing(core, work, core.names.dead_letters(), dead_key(&work.namespace, reason.as_str()));
+        outgoing(core, work, core.names.dead_letters(), dead_key(&work.namespace.name, reason.as_str()));
     let headers = &mut message.properties.headers;
     headers.set(header::REASON, reason.as_str());
     headers.set(header::ERROR, shortened(&error.error.message, HEADER_ERROR_BYTES));
@@ -249,7 +249,7 @@ fn with_body(mut message: Message, kind: &str, message_id: String, body: Bytes) 
 fn count(work: &Work, outcome: &str) {
     // A name nobody registered could be anything, and would make a metric for each.
     let step = if work.handler.is_some() { work.request.template_step() } else { "unknown" };
-    METRICS.steps.with_label_values(&[&*work.namespace, step, outcome]).inc();
+    METRICS.steps.with_label_values(&[&work.namespace.name, step, outcome]).inc();
 }
 
 fn bounded(error: &StepExecutionError) -> StepExecutionError {

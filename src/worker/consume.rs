@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::pause::Flow;
+use super::served::Served;
 use super::supervise::report;
 use super::{SharedCore, process};
 use crate::broker::{Broker, BrokerStatus, ConsumerState, Source, Subscription};
@@ -19,15 +20,17 @@ use crate::ops::metrics::METRICS;
 pub(super) async fn consume(
     core: SharedCore,
     broker: Arc<dyn Broker>,
-    namespace: Arc<str>,
+    namespace: String,
     shown: watch::Sender<ConsumerState>,
 ) {
     let Some(mut flow) = core.pauses.watch(&namespace) else { return };
+    let served = Arc::new(Served::new(namespace, &core.config.worker.metrics));
+    let namespace = &served.name;
     let mut connection = broker.status();
     let prefetch = core.config.worker.max_concurrent_steps;
     loop {
         if *flow.borrow_and_update() != Flow::Running {
-            METRICS.consumer_up.with_label_values(&[&namespace]).set(0);
+            METRICS.consumer_up.with_label_values(&[namespace]).set(0);
             shown.send_replace(ConsumerState::Paused);
             tokio::select! {
                 () = core.stopping.cancelled() => {}
@@ -38,10 +41,10 @@ pub(super) async fn consume(
             shown.send_replace(ConsumerState::Stopped);
             return;
         }
-        let subscription = broker.subscribe(Source::Queue(core.names.step_queue(&namespace)), prefetch);
+        let subscription = broker.subscribe(Source::Queue(core.names.step_queue(namespace)), prefetch);
         let reporting = report(namespace.to_string(), subscription.state(), broker.status(), shown.clone());
         let reporting = AbortOnDropHandle::new(tokio::spawn(reporting));
-        let paused = forward(&core, &namespace, subscription, &mut flow).await;
+        let paused = forward(&core, &served, subscription, &mut flow).await;
         if !paused || core.stopping.is_cancelled() {
             // To the end: what was delivered is still being settled.
             drop(reporting.detach());
@@ -53,7 +56,7 @@ pub(super) async fn consume(
 /// Starts deliveries until no more are to come. Tells whether that is because the namespace was paused.
 async fn forward(
     core: &SharedCore,
-    namespace: &Arc<str>,
+    namespace: &Arc<Served>,
     mut subscription: Subscription,
     flow: &mut watch::Receiver<Flow>,
 ) -> bool {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::ledger::Key;
+use super::served::Served;
 use super::{Core, trace};
 use crate::broker::{Acker, Delivery};
 use crate::clock;
@@ -20,7 +21,7 @@ const EARLY_ENOUGH: Duration = Duration::from_millis(250);
 /// A request that was understood.
 pub(super) struct Work {
     /// The namespace of the queue it came from.
-    pub(super) namespace: Arc<str>,
+    pub(super) namespace: Arc<Served>,
     pub(super) request: Arc<StepExecutionRequest>,
     /// `None`: nobody registered one.
     pub(super) handler: Option<ErasedHandler>,
@@ -55,7 +56,7 @@ impl Work {
 /// Why the delivery is no request, or too large to be one.
 pub(super) fn dispatch(
     core: &Core,
-    namespace: &Arc<str>,
+    namespace: &Arc<Served>,
     delivery: Delivery,
 ) -> Result<(Work, Acker), (Acker, String)> {
     let limit = core.config.broker.max_message_bytes;

@@ -45,20 +45,16 @@ pub(super) async fn execute(core: &Core, work: &Work) -> Execution {
         waited: started.saturating_duration_since(work.received_at),
     };
     let request = &work.request;
-    let in_flight = METRICS.in_flight.with_label_values(&[&*work.namespace]);
-    in_flight.inc();
+    work.namespace.in_flight.inc();
     let outcome = run(core, work, &mut timing.polled).await;
-    in_flight.dec();
+    work.namespace.in_flight.dec();
     timing.ran = started.elapsed();
-    if core.config.worker.metrics.step_timing_enabled {
-        let stage = |name, time| {
-            METRICS.stage_seconds.with_label_values(&[&*work.namespace, name]).observe(seconds(time));
-        };
-        stage("prefetch_wait", timing.waited);
-        stage("run", timing.ran);
+    if let Some(stages) = &work.namespace.stages {
+        stages.prefetch_wait.observe(seconds(timing.waited));
+        stages.run.observe(seconds(timing.ran));
         // The step's name is taken from the registry's words only: an unknown one could be anything.
         if work.handler.is_some() {
-            let labels = [&*work.namespace, request.template_step()];
+            let labels = [&*work.namespace.name, request.template_step()];
             METRICS.step_seconds.with_label_values(&labels).observe(seconds(timing.ran));
         }
     }

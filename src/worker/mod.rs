@@ -11,6 +11,7 @@ mod pause;
 mod register;
 mod run;
 mod running;
+mod served;
 mod settle;
 mod supervise;
 mod trace;
@@ -38,6 +39,7 @@ use control::Cancellations;
 use dispatch::Work;
 use ledger::{Entered, Ledger};
 use pause::Pauses;
+use served::Served;
 use settle::Settlement;
 use trace::OpenSpan;
 
@@ -94,18 +96,18 @@ impl Core {
 }
 
 /// The life of one delivery, from its arrival to its settlement. Nothing else acks or nacks a request.
-async fn process(core: SharedCore, namespace: Arc<str>, delivery: Delivery) {
+async fn process(core: SharedCore, namespace: Arc<Served>, delivery: Delivery) {
     let redelivered = delivery.redelivered;
     let (work, delivery) = match dispatch::dispatch(&core, &namespace, delivery) {
         Ok(understood) => understood,
-        Err((delivery, problem)) => return settle::refuse(delivery, &namespace, &problem),
+        Err((delivery, problem)) => return settle::refuse(delivery, &namespace.name, &problem),
     };
     let span = spans::adopt(work.trace.as_ref(), || {
         tracing::info_span!(
             "step",
             task_uuid = %work.request.task_uuid,
             step_uuid = %work.request.step_uuid,
-            namespace = &*namespace,
+            namespace = namespace.name,
             step = work.request.step_name,
             attempt = work.request.attempt,
         )
@@ -121,7 +123,7 @@ async fn process(core: SharedCore, namespace: Arc<str>, delivery: Delivery) {
                 (running, Arc::from([Arc::new(answer::postponed(&core, &work))]), OpenSpan::nothing())
             }
             Entered::New(running) => {
-                let Some(_slot) = core.slot(&namespace).await else { return settle::hand_back(running) };
+                let Some(_slot) = core.slot(&namespace.name).await else { return settle::hand_back(running) };
                 let execution = execute::execute(&core, &work).await;
                 let request = &work.request;
                 let verdict =
@@ -149,7 +151,7 @@ fn note(work: &Work, entered: &Entered, redelivered: bool) {
         Entered::New(_) if redelivered => "run",
         Entered::New(_) => return,
     };
-    METRICS.redeliveries.with_label_values(&[&*work.namespace, outcome]).inc();
+    METRICS.redeliveries.with_label_values(&[&work.namespace.name, outcome]).inc();
     tracing::debug!(outcome, redelivered, "The request came again");
 }
 

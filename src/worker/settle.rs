@@ -13,6 +13,7 @@ use super::SharedCore;
 use super::answer::{CHECKPOINT, RETRY};
 use super::dispatch::Work;
 use super::ledger::{Answer, Running};
+use super::served::Served;
 use super::trace::OpenSpan;
 use crate::broker::{Acker, BrokerStatus, Disposition, PublishError};
 use crate::ops::metrics::{METRICS, seconds};
@@ -26,7 +27,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The broker's word is acted upon where it arrives: waiting for it costs no task and no wake-up.
 pub(super) struct Settlement {
     core: SharedCore,
-    namespace: Arc<str>,
+    namespace: Arc<Served>,
     running: Running,
     answer: Answer,
     /// How many of its messages the broker has.
@@ -82,9 +83,8 @@ impl Settlement {
     fn heard(mut self, confirmed: Result<(), PublishError>) {
         let problem = match confirmed {
             Ok(()) => {
-                if self.core.config.worker.metrics.step_timing_enabled {
-                    let stage = METRICS.stage_seconds.with_label_values(&[&*self.namespace, "confirm"]);
-                    stage.observe(seconds(self.published.elapsed()));
+                if let Some(stages) = &self.namespace.stages {
+                    stages.confirm.observe(seconds(self.published.elapsed()));
                 }
                 self.said += 1;
                 self.pause = FIRST_PAUSE;
@@ -98,7 +98,7 @@ impl Settlement {
         if let PublishError::Invalid(problem) = problem {
             error!(problem, "The answer can never be published; the request goes to the dead letters");
             for delivery in self.running.leave() {
-                refuse(delivery, &self.namespace, &problem);
+                refuse(delivery, &self.namespace.name, &problem);
             }
             return;
         }

@@ -39,7 +39,7 @@ pub(super) async fn supervise(
     core.pauses.look(&*broker, &core.names).await;
     for (namespace, state) in states {
         let (core, broker) = (core.clone(), broker.clone());
-        consumers.spawn(consume::consume(core, broker, namespace.into(), state));
+        consumers.spawn(consume::consume(core, broker, namespace, state));
     }
     // To the very end: while the worker drains, a running step may still be cancelled.
     tokio::select! {

@@ -41,9 +41,9 @@ pub(super) fn span(core: &Core, work: &Work, verdict: &Verdict, started: Timesta
         return OpenSpan::nothing();
     };
     let request = &work.request;
-    let queue = core.names.step_queue(&work.namespace);
+    let queue = core.names.step_queue(&work.namespace.name);
     let parent = work.requested_by.as_ref().map(|parent| parent.span_id);
-    let name = format!("process {}.{}", work.namespace, request.step_name);
+    let name = format!("process {}.{}", work.namespace.name, request.step_name);
     let mut span = Span::new(context, parent, Kind::Consumer, name)
         .since(started)
         .with("messaging.system", "rabbitmq")
@@ -55,7 +55,7 @@ pub(super) fn span(core: &Core, work: &Work, verdict: &Verdict, started: Timesta
         .with("messaging.message.body.size", work.body.len())
         .with("task_uuid", request.task_uuid.to_string())
         .with("step_uuid", request.step_uuid.to_string())
-        .with("namespace", &*work.namespace)
+        .with("namespace", work.namespace.name.as_str())
         .with("step", request.step_name.as_str())
         .with("attempt", request.attempt)
         .with("worker_id", core.worker_id.as_str());
