@@ -249,7 +249,10 @@ fn with_body(mut message: Message, kind: &str, message_id: String, body: Bytes) 
 fn count(work: &Work, outcome: &str) {
     // A name nobody registered could be anything, and would make a metric for each.
     let step = if work.handler.is_some() { work.request.template_step() } else { "unknown" };
-    METRICS.steps.with_label_values(&[&work.namespace.name, step, outcome]).inc();
+    match outcome {
+        "completed" => work.namespace.completed(step),
+        _ => METRICS.steps.with_label_values(&[&work.namespace.name, step, outcome]).inc(),
+    }
 }
 
 fn bounded(error: &StepExecutionError) -> StepExecutionError {

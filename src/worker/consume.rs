@@ -24,7 +24,7 @@ pub(super) async fn consume(
     shown: watch::Sender<ConsumerState>,
 ) {
     let Some(mut flow) = core.pauses.watch(&namespace) else { return };
-    let served = Arc::new(Served::new(namespace, &core.config.worker.metrics));
+    let served = Arc::new(Served::new(namespace, &core.registry, &core.config.worker.metrics));
     let namespace = &served.name;
     let mut connection = broker.status();
     let prefetch = core.config.worker.max_concurrent_steps;

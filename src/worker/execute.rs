@@ -14,7 +14,7 @@ use super::dispatch::Work;
 use crate::clock;
 use crate::handler::{BlockingFn, Call, Run};
 use crate::message::{ErrorType, Json};
-use crate::ops::metrics::{METRICS, seconds};
+use crate::ops::metrics::seconds;
 use crate::outcome::{Outcome, StepError, StepResult};
 
 /// How long a handler may go on after it was told to stop.
@@ -54,8 +54,7 @@ pub(super) async fn execute(core: &Core, work: &Work) -> Execution {
         stages.run.observe(seconds(timing.ran));
         // The step's name is taken from the registry's words only: an unknown one could be anything.
         if work.handler.is_some() {
-            let labels = [&*work.namespace.name, request.template_step()];
-            METRICS.step_seconds.with_label_values(&labels).observe(seconds(timing.ran));
+            work.namespace.ran(request.template_step(), timing.ran);
         }
     }
     Execution { outcome, timing }

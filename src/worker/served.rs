@@ -1,15 +1,22 @@
 //! A namespace that is served, and the metrics of its steps: looked up once, not for every step.
 
-use prometheus::{Histogram, IntGauge};
+use std::collections::HashMap;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use prometheus::{Histogram, IntCounter, IntGauge};
 
 use crate::config::MetricsConfig;
-use crate::ops::metrics::METRICS;
+use crate::handler::HandlerRegistry;
+use crate::ops::metrics::{METRICS, seconds};
 
 pub(super) struct Served {
     pub(super) name: String,
     pub(super) in_flight: IntGauge,
     /// `None` where the settings want no times.
     pub(super) stages: Option<Stages>,
+    /// Of each name that has a handler, once its step has run.
+    steps: HashMap<String, OnceLock<OfStep>>,
 }
 
 /// The worker's part of a step's time.
@@ -19,14 +26,48 @@ pub(super) struct Stages {
     pub(super) confirm: Histogram,
 }
 
+struct OfStep {
+    completed: IntCounter,
+    seconds: Histogram,
+}
+
+impl OfStep {
+    fn new(namespace: &str, step: &str) -> Self {
+        Self {
+            completed: METRICS.steps.with_label_values(&[namespace, step, "completed"]),
+            seconds: METRICS.step_seconds.with_label_values(&[namespace, step]),
+        }
+    }
+}
+
 impl Served {
-    pub(super) fn new(name: String, settings: &MetricsConfig) -> Self {
+    pub(super) fn new(name: String, registry: &HandlerRegistry, settings: &MetricsConfig) -> Self {
         let stage = |stage| METRICS.stage_seconds.with_label_values(&[&*name, stage]);
         let stages = settings.step_timing_enabled.then(|| Stages {
             prefetch_wait: stage("prefetch_wait"),
             run: stage("run"),
             confirm: stage("confirm"),
         });
-        Self { in_flight: METRICS.in_flight.with_label_values(&[&*name]), stages, name }
+        let steps =
+            registry.steps(&name).into_iter().map(|step| (step.to_owned(), OnceLock::new())).collect();
+        Self { in_flight: METRICS.in_flight.with_label_values(&[&*name]), stages, steps, name }
+    }
+
+    /// Notes how long a step's handler ran.
+    pub(super) fn ran(&self, step: &str, time: Duration) {
+        self.of(step, |metrics| metrics.seconds.observe(seconds(time)));
+    }
+
+    /// Counts a step that is done.
+    pub(super) fn completed(&self, step: &str) {
+        self.of(step, |metrics| metrics.completed.inc());
+    }
+
+    fn of(&self, step: &str, note: impl FnOnce(&OfStep)) {
+        match self.steps.get(step) {
+            Some(known) => note(known.get_or_init(|| OfStep::new(&self.name, step))),
+            // Its handler was found by the template's callable.
+            None => note(&OfStep::new(&self.name, step)),
+        }
     }
 }
