@@ -4,11 +4,9 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use prometheus::{Histogram, IntCounter, IntGauge};
-
 use crate::config::MetricsConfig;
 use crate::handler::HandlerRegistry;
-use crate::ops::metrics::{METRICS, seconds};
+use crate::ops::metrics::{Histogram, IntCounter, IntGauge, METRICS, seconds};
 
 pub(super) struct Served {
     pub(super) name: String,
