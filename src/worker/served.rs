@@ -26,16 +26,8 @@ pub(super) struct Stages {
 
 struct OfStep {
     completed: IntCounter,
-    seconds: Histogram,
-}
-
-impl OfStep {
-    fn new(namespace: &str, step: &str) -> Self {
-        Self {
-            completed: METRICS.steps.with_label_values(&[namespace, step, "completed"]),
-            seconds: METRICS.step_seconds.with_label_values(&[namespace, step]),
-        }
-    }
+    /// `None` where the settings want no times.
+    seconds: Option<Histogram>,
 }
 
 impl Served {
@@ -51,9 +43,9 @@ impl Served {
         Self { in_flight: METRICS.in_flight.with_label_values(&[&*name]), stages, steps, name }
     }
 
-    /// Notes how long a step's handler ran.
+    /// Notes how long a step's handler ran, where the settings want that.
     pub(super) fn ran(&self, step: &str, time: Duration) {
-        self.of(step, |metrics| metrics.seconds.observe(seconds(time)));
+        self.of(step, |metrics| metrics.seconds.iter().for_each(|times| times.observe(seconds(time))));
     }
 
     /// Counts a step that is done.
@@ -63,9 +55,17 @@ impl Served {
 
     fn of(&self, step: &str, note: impl FnOnce(&OfStep)) {
         match self.steps.get(step) {
-            Some(known) => note(known.get_or_init(|| OfStep::new(&self.name, step))),
+            Some(known) => note(known.get_or_init(|| self.look_up(step))),
             // Its handler was found by the template's callable.
-            None => note(&OfStep::new(&self.name, step)),
+            None => note(&self.look_up(step)),
+        }
+    }
+
+    fn look_up(&self, step: &str) -> OfStep {
+        let labels = [&*self.name, step];
+        OfStep {
+            completed: METRICS.steps.with_label_values(&[&*self.name, step, "completed"]),
+            seconds: self.stages.is_some().then(|| METRICS.step_seconds.with_label_values(&labels)),
         }
     }
 }

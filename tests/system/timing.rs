@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 use tasker_worker_rust::api::{StepTiming, TaskTiming};
 use tasker_worker_rust::ops::metrics::METRICS;
+use tasker_worker_rust::{Namespace, Step, StepResult};
 
+use crate::ledger::Lab;
 use crate::on_both_brokers;
 use crate::program::Program;
 use crate::support::Kind;
@@ -59,4 +61,23 @@ async fn the_stages_of_a_tasks_steps_add_up_to_its_time(kind: Kind) {
     let shown: TaskTiming = serde_json::from_value(shown["timing"].clone()).expect("with the timing in it");
     assert_eq!(shown, timing);
     system.close().await;
+}
+
+#[tokio::test]
+async fn without_step_timing_steps_are_counted_and_no_times_are_kept() {
+    let mut lab = Lab::open(Kind::Embedded).await;
+    let mut config = lab.desk.config.clone();
+    config.worker.metrics.step_timing_enabled = false;
+    let echo = |step: Step| async move { StepResult::Ok(step.context) };
+    let worker = lab.worker(config, Namespace::new(lab.namespace.as_str()).step("echo", echo)).await;
+    lab.desk.send(&lab.request("echo", json!(1))).await;
+    lab.result().await;
+    worker.shutdown().await;
+
+    let metrics = METRICS.render();
+    let ours: Vec<_> = metrics.lines().filter(|line| line.contains(&lab.namespace)).collect();
+    let counted = |line: &&&str| line.starts_with("tasker_worker_steps_total{") && line.ends_with(" 1");
+    assert_eq!(ours.iter().filter(counted).count(), 1, "{ours:?}");
+    assert!(!ours.iter().any(|line| line.contains("_seconds_count{")), "{ours:?}");
+    lab.nothing_is_left().await;
 }
