@@ -13,6 +13,8 @@ async fn a_queue_that_lost_its_data_stops_no_other_namespace_and_is_mended_by_de
     let node = Node::start(tempfile::tempdir().unwrap(), &[]);
     let mut config = settings(Kind::Embedded);
     config.broker.urls = vec![node.url("guest", "guest").as_str().into()];
+    // A request that is sent while the queue is deleted and not declared yet is nobody's: it is asked for again.
+    config.orchestrator.overdue_after_seconds = 1;
     let system = System::on(config).await;
     let queue = system.config.names().step_queue("linear_workflow");
     let member = format!("{{list_to_atom(\"%2F_{queue}\"), node()}}");
