@@ -342,8 +342,11 @@ impl Outbox {
                 return;
             }
         };
-        if self.stuck.remove(&outbox_id) && self.stuck.is_empty() {
+        if self.stuck.remove(&outbox_id) {
+            // Its queue takes messages again: what else it has refused need not wait long.
             self.refused_pause.reset();
+            let soon = (!self.stuck.is_empty()).then(|| Instant::now() + self.refused_pause.next());
+            self.refused = self.refused.into_iter().chain(soon).min();
         }
         // Without a writer the row stays, and is sent again by the next start.
         let _ = self.reports.send(report);

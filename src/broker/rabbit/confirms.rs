@@ -7,11 +7,12 @@
 //! return would have been handed out.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::broker::{Confirm, PublishError};
+use crate::broker::{Confirm, Message, PublishError};
 use crate::ops::metrics::METRICS;
 
 /// What the broker said about one published message.
@@ -49,6 +50,7 @@ pub(super) struct Confirms {
 #[derive(Debug)]
 struct Pending {
     message_id: String,
+    message: Arc<Message>,
     deadline: Instant,
     /// Gone once answered that the time is up.
     answer: Option<Confirm>,
@@ -77,22 +79,25 @@ impl Confirms {
     }
 
     /// Takes note of a message, and returns its number.
-    pub(super) fn published(&mut self, message_id: String, answer: Confirm, now: Instant) -> u64 {
+    pub(super) fn published(
+        &mut self,
+        message_id: String,
+        message: Arc<Message>,
+        answer: Confirm,
+        now: Instant,
+    ) -> u64 {
         let number = self.next;
         self.next += 1;
-        self.pending
-            .insert(number, Pending { message_id, deadline: now + self.timeout, answer: Some(answer) });
+        self.pending.insert(
+            number,
+            Pending { message_id, message, deadline: now + self.timeout, answer: Some(answer) },
+        );
         number
     }
 
     /// How many messages still have time.
     pub(super) fn in_flight(&self) -> usize {
         self.pending.len() - self.unanswered + self.doubtful.len()
-    }
-
-    /// How many messages were given up. The client keeps what it knows of them as long as their channel.
-    pub(super) fn unanswered(&self) -> usize {
-        self.unanswered
     }
 
     /// Answers what is certain now. A batch must hold everything the client has confirmed so far, in any order.
@@ -169,15 +174,17 @@ impl Confirms {
             .min()
     }
 
-    /// Gives up the messages whose time is up. They stay known: what the broker says of them later may carry
-    /// another message's return.
-    pub(super) fn expire(&mut self, now: Instant) {
+    /// Gives up the messages whose time is up, and returns the oldest of them. They stay known: what the broker says
+    /// of them later may carry another message's return.
+    pub(super) fn expire(&mut self, now: Instant) -> Option<Arc<Message>> {
+        let mut oldest = None;
         for (number, message) in self.pending.range_mut(self.expired..) {
             if message.deadline > now {
                 break;
             }
             self.expired = number + 1;
             if let Some(answer) = message.answer.take() {
+                oldest.get_or_insert_with(|| message.message.clone());
                 self.unanswered += 1;
                 reply(answer, Err(PublishError::NotConfirmed(self.timeout)));
             }
@@ -190,6 +197,7 @@ impl Confirms {
             }
         }
         self.doubtful.retain(|doubt| doubt.message.answer.is_some());
+        oldest
     }
 
     /// Answers everything that is still open with `error`.
@@ -223,6 +231,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
+    use crate::broker::Properties;
 
     type Asked = oneshot::Receiver<Result<(), PublishError>>;
 
@@ -230,7 +239,14 @@ mod tests {
 
     fn publish(confirms: &mut Confirms, message_id: &str, now: Instant) -> Asked {
         let (answer, asked) = oneshot::channel();
-        confirms.published(message_id.to_owned(), Confirm::new(move |said| drop(answer.send(said))), now);
+        let message = Arc::new(Message {
+            exchange: "e".to_owned(),
+            routing_key: message_id.to_owned(),
+            body: bytes::Bytes::new(),
+            properties: Properties::default(),
+        });
+        let confirm = Confirm::new(move |said| drop(answer.send(said)));
+        confirms.published(message_id.to_owned(), message, confirm, now);
         asked
     }
 
@@ -298,12 +314,13 @@ mod tests {
         let mut late = publish(&mut confirms, "late", now);
         let mut other = publish(&mut confirms, "other", now + SECOND / 2);
         assert_eq!(confirms.next_deadline(), Some(now + SECOND));
-        confirms.expire(now + SECOND);
+        assert_eq!(confirms.expire(now + SECOND).unwrap().routing_key, "late");
+        assert_eq!(confirms.expire(now + SECOND), None, "it was given up before");
         assert_eq!(late.try_recv(), Ok(Err(PublishError::NotConfirmed(SECOND))));
-        assert_eq!((confirms.in_flight(), confirms.unanswered()), (1, 1));
+        assert_eq!(confirms.in_flight(), 1);
         confirms.confirmed(vec![ack(0, Some("other")), ack(1, None)]);
         assert_eq!(other.try_recv(), Ok(unroutable("other")));
-        assert_eq!((confirms.in_flight(), confirms.unanswered()), (0, 0));
+        assert_eq!(confirms.in_flight(), 0);
     }
 
     #[test]

@@ -133,7 +133,13 @@ impl Keeper {
         // One listener: the client gives each event to only one of them.
         let mut events = connection.events_listener().fuse();
         self.connections += 1;
-        let mut up = Up { connection: Arc::new(connection), number: self.connections, blocked: None };
+        let useless = CancellationToken::new();
+        let mut up = Up {
+            connection: Arc::new(connection),
+            number: self.connections,
+            blocked: None,
+            useless: useless.clone(),
+        };
         self.announce(&up);
         let mut look = time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -144,6 +150,11 @@ impl Keeper {
                     // A broker that does not answer has noticed, or will.
                     let _ = time::timeout(GRACE, goodbye).await;
                     return None;
+                }
+                () = useless.cancelled() => {
+                    // Closed, or closing: in either case not used again.
+                    let _ = time::timeout(GRACE, up.connection.close(200, "OK".into())).await;
+                    return Some(Failure::outage("no channel could be opened on it", "timeout").of_connection());
                 }
                 _ = look.tick() => {
                     if !up.connection.status().connected() {

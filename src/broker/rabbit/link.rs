@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time;
+use tokio_util::sync::CancellationToken;
 
 use super::connect::Object;
 use super::failure::Failure;
@@ -42,6 +43,8 @@ pub(super) struct Up {
     pub(super) number: u64,
     /// Why the broker takes no messages.
     pub(super) blocked: Option<String>,
+    /// Cancelled by who finds that nothing can be done on it, though it is open.
+    pub(super) useless: CancellationToken,
 }
 
 /// Follows a connection.

@@ -2,7 +2,7 @@
 //!
 //! Two connections, each kept up by a keeper (`connection`): one on which every subscription's supervisor
 //! (`consume`, `deliveries`) has its channel, and one on which a single task publishes (`publish`, `window`,
-//! `confirms`). No other folder names the client library.
+//! `confirms`, `suspects`). No other folder names the client library.
 //!
 //! The connections and their heartbeats run on threads of their own, so that busy handlers cannot starve them.
 //! Supervisors and publishing run in the caller's runtime, beside the steps: each time a message changes from one
@@ -20,6 +20,7 @@ mod link;
 mod properties;
 mod publish;
 mod reconnect;
+mod suspects;
 mod tls;
 mod window;
 
@@ -106,7 +107,7 @@ impl RabbitBroker {
         };
         let (consumer, consuming) = keeper(Purpose::Consume);
         let (publisher, publishing) = keeper(Purpose::Publish);
-        let lane = Lane { shared: shared.clone(), link: publishing.clone(), jobs: waiting };
+        let lane = Lane::new(shared.clone(), publishing.clone(), waiting);
         let of_thread = shared.clone();
         let lane = work.spawn(lane.run());
         std::thread::Builder::new()

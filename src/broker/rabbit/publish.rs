@@ -21,28 +21,33 @@ use super::failure::Failure;
 use super::link::{Link, LinkState};
 use super::properties::Outgoing;
 use super::reconnect::{Tries, Trouble};
+use super::suspects::{Suspects, Trial, Way};
 use super::window::Window;
-use crate::broker::{PublishError, PublishJob};
+use crate::broker::{Confirm, Message, PublishError, PublishJob};
 use crate::ops::metrics::METRICS;
 
 pub(super) struct Lane {
-    pub(super) shared: Arc<Shared>,
-    pub(super) link: Link,
-    pub(super) jobs: mpsc::Receiver<PublishJob>,
+    shared: Arc<Shared>,
+    link: Link,
+    jobs: mpsc::Receiver<PublishJob>,
+    suspects: Suspects,
 }
 
 /// Why a channel is not used any longer.
 enum End {
     /// The broker is being closed by us.
     Closing,
-    /// It refuses what another may take, or has too many messages that were never answered: the client keeps
-    /// each as long as the channel.
+    /// It refuses what another may take, or left a message without an answer: what follows may wait as long.
     Worn,
     /// It is gone.
     Lost(Failure),
 }
 
 impl Lane {
+    pub(super) fn new(shared: Arc<Shared>, link: Link, jobs: mpsc::Receiver<PublishJob>) -> Self {
+        Self { shared, link, jobs, suspects: Suspects::default() }
+    }
+
     pub(super) async fn run(mut self) {
         let mut spent = 0;
         let mut down_since = Instant::now();
@@ -83,7 +88,7 @@ impl Lane {
     /// A channel on a connection after number `spent`; `None` when closing. Jobs wait for it, but not longer
     /// than a confirmation may take.
     async fn open(&mut self, spent: u64, down_since: Instant) -> Option<Window> {
-        let Self { shared, link, jobs } = self;
+        let Self { shared, link, jobs, .. } = self;
         let mut opening = pin!(open_window(shared, link.clone(), spent));
         let mut patience = pin!(time::sleep_until(down_since + shared.publish_timeout));
         let mut overdue = false;
@@ -144,8 +149,10 @@ impl Lane {
                 }
                 () = &mut alarm, if alarm_at.is_some() => {
                     alarm_at = None;
-                    window.confirms.expire(Instant::now());
-                    if patience.is_none() && window.confirms.unanswered() >= self.shared.publish_window {
+                    let given_up = window.confirms.expire(Instant::now());
+                    // While the broker takes nothing, no queue is to blame.
+                    if let (Some(message), None) = (given_up, patience) {
+                        self.suspects.add(&message);
                         return End::Worn;
                     }
                 }
@@ -174,7 +181,7 @@ impl Lane {
     }
 
     /// Checks first whatever the broker would close the channel for, which fails every message on its way.
-    async fn publish(&self, window: &mut Window, job: PublishJob) -> Result<(), End> {
+    async fn publish(&mut self, window: &mut Window, job: PublishJob) -> Result<(), End> {
         if !window.is_open() {
             let failure = lost(&self.link);
             reply(job.confirm, Err(PublishError::Disconnected(failure.text.clone())));
@@ -205,8 +212,30 @@ impl Lane {
                 }
             }
         }
-        window.publish(outgoing, confirm);
+        match self.suspects.way(outgoing.exchange.as_str(), outgoing.routing_key.as_str()) {
+            Way::Clear => window.publish(outgoing, message, confirm),
+            Way::Alone(trial) => self.publish_alone(trial, outgoing, message, confirm),
+            Way::Barred => reply(confirm, Err(PublishError::Refused)),
+        }
         Ok(())
+    }
+
+    fn publish_alone(&self, trial: Trial, outgoing: Outgoing, message: Arc<Message>, confirm: Confirm) {
+        let confirm = trial.told(confirm);
+        let LinkState::Up(up) = self.link.state() else {
+            return reply(confirm, Err(PublishError::Disconnected(lost(&self.link).text)));
+        };
+        let limit = self.shared.publish_timeout;
+        tokio::spawn(async move {
+            match time::timeout(limit, Window::open(&up, limit)).await {
+                Ok(Ok(mut window)) => {
+                    window.publish(outgoing, message, confirm);
+                    window.finish().await;
+                }
+                Ok(Err(error)) => reply(confirm, Err(PublishError::Disconnected(Failure::from(error).text))),
+                Err(_) => reply(confirm, Err(PublishError::NotConfirmed(limit))),
+            }
+        });
     }
 
     /// Whether an exchange exists. One that was declared here and is gone is declared again.
@@ -233,8 +262,11 @@ async fn open_window(shared: &Shared, mut link: Link, mut spent: u64) -> Window 
             Ok(window) => return window,
             Err(failure) => failure,
         };
+        if failure.cause == "timeout" {
+            up.useless.cancel();
+        }
         drop(up.connection);
-        if failure.connection_lost {
+        if failure.connection_lost || failure.cause == "timeout" {
             spent = up.number;
         } else {
             warn!(reason = %failure, "RabbitMQ opens no publishing channel; trying again");

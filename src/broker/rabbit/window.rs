@@ -15,10 +15,11 @@ use lapin::{Channel, Confirmation};
 use tokio::time::{self, Instant};
 
 use super::confirms::{Confirmed, Confirms, Returned};
+use super::connection::GRACE;
 use super::failure::Failure;
 use super::link::Up;
 use super::properties::Outgoing;
-use crate::broker::{Confirm, PublishError};
+use crate::broker::{Confirm, Message, PublishError};
 
 /// What a frame holds beside headers: the other properties, each of at most 255 bytes, and the frame itself.
 const PROPERTY_BYTES: usize = 2_048;
@@ -79,9 +80,9 @@ impl Window {
         self.refused && self.opened.elapsed() >= REPLACED_AFTER
     }
 
-    pub(super) fn publish(&mut self, outgoing: Outgoing, answer: Confirm) {
+    pub(super) fn publish(&mut self, outgoing: Outgoing, message: Arc<Message>, answer: Confirm) {
         let Outgoing { exchange, routing_key, message_id, properties, body } = outgoing;
-        let number = self.confirms.published(message_id.into(), answer, Instant::now());
+        let number = self.confirms.published(message_id.into(), message, answer, Instant::now());
         let channel = self.channel.clone();
         let mut publishing: Publishing = Box::pin(async move {
             let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
@@ -134,11 +135,11 @@ impl Window {
                         return;
                     }
                 }
-                () = time::sleep_until(deadline) => self.confirms.expire(Instant::now()),
+                () = time::sleep_until(deadline) => drop(self.confirms.expire(Instant::now())),
             }
         }
         // Whatever becomes of it, nobody waits for anything on this channel.
-        let _ = self.channel.close(200, "OK".into()).await;
+        let _ = time::timeout(GRACE, self.channel.close(200, "OK".into())).await;
     }
 }
 
