@@ -3,6 +3,7 @@
 
 use futures_util::{StreamExt, stream};
 use serde_json::json;
+use tasker_worker_rust::Config;
 use tasker_worker_rust::broker::ConsumerState;
 use uuid::Uuid;
 
@@ -13,8 +14,7 @@ use crate::system::System;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_lost_its_data_stops_no_other_namespace_and_is_mended_by_deleting_it() {
     let node = Node::start(tempfile::tempdir().unwrap(), &[]);
-    let mut config = settings(Kind::Embedded);
-    config.broker.urls = vec![node.url("guest", "guest").as_str().into()];
+    let mut config = settings_for(&node);
     // A request that is sent while the queue is deleted and not declared yet is nobody's: it is asked for again.
     config.orchestrator.overdue_after_seconds = 1;
     let system = System::on(config).await;
@@ -49,8 +49,7 @@ async fn a_queue_that_lost_its_data_stops_no_other_namespace_and_is_mended_by_de
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_does_not_answer_stops_no_other_namespace_and_goes_on_by_itself() {
     let node = Node::start(tempfile::tempdir().unwrap(), &[]);
-    let mut config = settings(Kind::Embedded);
-    config.broker.urls = vec![node.url("guest", "guest").as_str().into()];
+    let mut config = settings_for(&node);
     config.broker.publish_timeout_ms = 2_000;
     config.broker.connect_timeout_ms = 1_000;
     let system = System::on(config).await;
@@ -75,4 +74,10 @@ async fn a_queue_that_does_not_answer_stops_no_other_namespace_and_goes_on_by_it
         assert_eq!(system.finished(task).await.status, "complete");
     }
     system.close().await;
+}
+
+fn settings_for(node: &Node) -> Config {
+    let mut config = settings(Kind::Embedded);
+    config.broker.urls = vec![node.url("guest", "guest").as_str().into()];
+    config
 }

@@ -262,11 +262,13 @@ async fn open_window(shared: &Shared, mut link: Link, mut spent: u64) -> Window 
             Ok(window) => return window,
             Err(failure) => failure,
         };
-        if failure.cause == "timeout" {
+        // One that the broker blocks is of use again once the alarm is over.
+        let useless = failure.cause == "timeout" && !link.is_blocked();
+        if useless {
             up.useless.cancel();
         }
         drop(up.connection);
-        if failure.connection_lost || failure.cause == "timeout" {
+        if failure.connection_lost || useless {
             spent = up.number;
         } else {
             warn!(reason = %failure, "RabbitMQ opens no publishing channel; trying again");

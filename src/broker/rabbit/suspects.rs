@@ -5,7 +5,6 @@
 //! whatever the oldest message was meant for that nobody answered in time is suspected. Its next messages are tried one
 //! at a time, each on a channel of its own, and the others are refused at once, until the broker has confirmed one.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -17,9 +16,17 @@ const HELD: u8 = 0;
 const TRIED: u8 = 1;
 const CLEARED: u8 = 2;
 
-/// By exchange and the first two words of the routing key, as far as it says which queue gets a message.
+/// The few that there are.
 #[derive(Debug, Default)]
-pub(super) struct Suspects(HashMap<(String, String), Arc<AtomicU8>>);
+pub(super) struct Suspects(Vec<Suspect>);
+
+/// A queue, as far as an exchange and the beginning of a routing key name it.
+#[derive(Debug)]
+struct Suspect {
+    exchange: String,
+    group: String,
+    state: Arc<AtomicU8>,
+}
 
 /// What is to become of a message.
 #[derive(Debug)]
@@ -40,33 +47,38 @@ impl Suspects {
     /// Suspects what `message` was meant for.
     pub(super) fn add(&mut self, message: &Message) {
         let Message { exchange, routing_key, .. } = message;
-        let place = (exchange.clone(), group(routing_key).to_owned());
-        self.0.entry(place).or_insert_with(|| {
-            warn!(
-                exchange,
-                routing_key,
-                "RabbitMQ does not confirm these messages; until it does, they are tried one at a time, so that no others \
-                 wait behind them. Does their queue have a leader? `rabbitmq-queues quorum_status QUEUE` tells"
-            );
-            Arc::new(AtomicU8::new(HELD))
+        if self.find(exchange, routing_key).is_some() {
+            return;
+        }
+        warn!(
+            exchange,
+            routing_key,
+            "RabbitMQ does not confirm these messages; until it does, they are tried one at a time, so that no others \
+             wait behind them. Does their queue have a leader? `rabbitmq-queues quorum_status QUEUE` tells"
+        );
+        self.0.push(Suspect {
+            exchange: exchange.clone(),
+            group: group(routing_key).to_owned(),
+            state: Arc::new(AtomicU8::new(HELD)),
         });
     }
 
     pub(super) fn way(&mut self, exchange: &str, routing_key: &str) -> Way {
-        if self.0.is_empty() {
-            return Way::Clear;
-        }
-        let place = (exchange.to_owned(), group(routing_key).to_owned());
-        let Some(state) = self.0.get(&place) else { return Way::Clear };
+        let Some(index) = self.find(exchange, routing_key) else { return Way::Clear };
+        let state = &self.0[index].state;
         match state.compare_exchange(HELD, TRIED, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => Way::Alone(Trial(state.clone())),
             Err(CLEARED) => {
-                self.0.remove(&place);
+                self.0.swap_remove(index);
                 info!(exchange, routing_key, "RabbitMQ confirms these messages again");
                 Way::Clear
             }
             Err(_) => Way::Barred,
         }
+    }
+
+    fn find(&self, exchange: &str, routing_key: &str) -> Option<usize> {
+        self.0.iter().position(|suspect| suspect.exchange == exchange && suspect.group == group(routing_key))
     }
 }
 
