@@ -21,6 +21,7 @@ mod tasks;
 mod upgrade;
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -28,8 +29,10 @@ use futures_util::stream::{self, StreamExt};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde_json::json;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 
 use report::Report;
 use upgrade::{ORCHESTRATOR_FIRST, WORKERS_FIRST};
@@ -83,21 +86,24 @@ impl Run {
     }
 }
 
-// Scenarios wait in places without giving their thread back, which must not hold up another one's clock.
-#[tokio::main(worker_threads = 6)]
+#[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let mut terminated = signal(SignalKind::terminate()).expect("signals can be listened to");
-    // Dropping a scenario half-way ends what it started.
-    let passed = tokio::select! {
-        passed = run(&arguments) => passed,
-        _ = tokio::signal::ctrl_c() => return ExitCode::from(130),
-        _ = terminated.recv() => return ExitCode::from(143),
+    let stop = CancellationToken::new();
+    let mut running = pin!(run(&arguments, &stop));
+    let stopped = tokio::select! {
+        passed = &mut running => return if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE },
+        _ = tokio::signal::ctrl_c() => 130,
+        _ = terminated.recv() => 143,
     };
-    if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    // Dropping a scenario half-way ends what it started.
+    stop.cancel();
+    running.await;
+    ExitCode::from(stopped)
 }
 
-async fn run(arguments: &Arguments) -> bool {
+async fn run(arguments: &Arguments, stop: &CancellationToken) -> bool {
     let run = Run { full: arguments.full, seed: arguments.seed.unwrap_or_else(rand::random) };
     let wanted = |name: &str, quick: bool| {
         let named = arguments.scenarios.iter().any(|part| name.contains(part.as_str()));
@@ -109,9 +115,16 @@ async fn run(arguments: &Arguments) -> bool {
     println!("chaos: {} form, seed {}", if run.full { "full" } else { "quick" }, run.seed);
     // Side by side they wait for less, and disturb each other's figures, which only the full form is after.
     let together = if run.full { 1 } else { SCENARIOS.len() };
-    let started = |name| AbortOnDropHandle::new(tokio::spawn(scenario(name, run, arguments.old.clone())));
+    let started = |name| {
+        let scenario = stop.clone().run_until_cancelled_owned(scenario(name, run, arguments.old.clone()));
+        // Scenarios wait for programs without giving their thread back, and timers stand still when that is one of
+        // the runtime's.
+        spawn_blocking(|| Handle::current().block_on(scenario))
+    };
     let ended: Vec<_> = stream::iter(chosen).map(started).buffered(together).collect().await;
-    let reports: Vec<_> = ended.into_iter().map(|report| report.expect("scenarios do not panic")).collect();
+    let reports: Option<Vec<_>> =
+        ended.into_iter().map(|report| report.expect("scenarios do not panic")).collect();
+    let Some(reports) = reports else { return false };
     let passed = reports.iter().all(Report::passed);
     if let Some(path) = &arguments.json {
         let scenarios: Vec<_> = reports.iter().map(Report::json).collect();
