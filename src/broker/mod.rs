@@ -36,6 +36,12 @@ pub trait Broker: Send + Sync + fmt::Debug + 'static {
     /// Starts consuming, and goes on over outages until cancelled. Returns at once.
     fn subscribe(&self, source: Source, prefetch: u16) -> Subscription;
 
+    /// Runs `work`, which takes deliveries and has messages published, beside what the broker itself does about them: in the
+    /// same task where it can be, so that what goes back and forth wakes no other thread. It must not hold up its thread.
+    fn run_beside(&self, work: BoxFuture<'static, ()>) {
+        tokio::spawn(work);
+    }
+
     /// Creates what is missing. What exists with other arguments is an error, never a change.
     fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), BrokerError>>;
 

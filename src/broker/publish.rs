@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::Message;
@@ -84,7 +85,9 @@ impl Publisher {
     ) {
         let job = PublishJob { message: message.into(), confirm: Confirm::new(hear) };
         // Dropped when the broker is closed, it says so.
-        drop(self.jobs.send(job).await);
+        if let Err(TrySendError::Full(job)) = self.jobs.try_send(job) {
+            drop(self.jobs.send(job).await);
+        }
     }
 }
 

@@ -4,8 +4,11 @@
 //! deliveries as there are slots, so those ahead of the one that waits fill the slots once for every other
 //! namespace: that many turns, and no more, it may wait. [`Lease`](crate::template::lease::Lease) counts on it.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -13,8 +16,14 @@ use super::pause::Flow;
 use super::served::Served;
 use super::supervise::report;
 use super::{SharedCore, process};
-use crate::broker::{Broker, BrokerStatus, ConsumerState, Source, Subscription};
+use crate::broker::{BoxFuture, Broker, BrokerStatus, ConsumerState, Delivery, Source, Subscription};
 use crate::ops::metrics::METRICS;
+
+/// So many deliveries are begun before whatever else is ready may run: what they had to say is published meanwhile.
+const TURN: usize = 32;
+
+/// Reading a larger request takes a while in itself.
+const IN_PLACE_BYTES: usize = 64 * 1024;
 
 /// Runs until the worker stops or the broker is closed, and the last delivery that had arrived is among the core's steps.
 pub(super) async fn consume(
@@ -61,13 +70,19 @@ async fn forward(
     flow: &mut watch::Receiver<Flow>,
 ) -> bool {
     let mut cancelled = false;
+    let mut waiting = FuturesUnordered::new();
     loop {
         let delivery = tokio::select! {
             biased;
             () = core.stopping.cancelled(), if !cancelled => None,
             _ = flow.wait_for(|flow| *flow != Flow::Running), if !cancelled => None,
+            Some(()) = waiting.next(), if !waiting.is_empty() => {
+                // And whatever else is done by now.
+                while let Some(Some(())) = waiting.next().now_or_never() {}
+                continue;
+            }
             delivery = subscription.recv() => match delivery {
-                None => return cancelled,
+                None => break,
                 delivery => delivery,
             },
         };
@@ -77,9 +92,36 @@ async fn forward(
         }
         // And those that came with it: at most as many as there are slots.
         let mut next = delivery;
+        let mut begun = 0;
         while let Some(delivery) = next {
-            core.steps.spawn(process(core.clone(), namespace.clone(), delivery));
+            waiting.extend(begin(core, namespace, delivery));
+            begun += 1;
+            if begun % TURN == 0 {
+                tokio::task::yield_now().await;
+            }
             next = subscription.try_recv();
         }
     }
+    // Nobody is here for them any longer.
+    for life in waiting {
+        tokio::spawn(life);
+    }
+    cancelled
+}
+
+/// Begins a delivery's life: in a task of its own, or here and now where the namespace's handlers have been quick. Most of
+/// these are done at once; one that waits for something is given back, to go on beside the others here. What would begin,
+/// wake and end a task for each is saved.
+fn begin(core: &SharedCore, namespace: &Arc<Served>, delivery: Delivery) -> Option<BoxFuture<'static, ()>> {
+    let in_place = namespace.pace.is_quick() && delivery.body.len() <= IN_PLACE_BYTES;
+    let life = process(core.clone(), namespace.clone(), delivery);
+    if !in_place {
+        core.steps.spawn(life);
+        return None;
+    }
+    // One that panics is its own end, not this loop's, as in a task.
+    let life = AssertUnwindSafe(core.steps.track_future(life)).catch_unwind().map(drop);
+    let mut life: BoxFuture<'static, ()> = Box::pin(life);
+    // Polled anew where it goes on, it asks to be woken there.
+    (&mut life).now_or_never().is_none().then_some(life)
 }

@@ -49,6 +49,7 @@ pub(super) async fn execute(core: &Core, work: &Work) -> Execution {
     let outcome = run(core, work, &mut timing.polled).await;
     work.namespace.in_flight.dec();
     timing.ran = started.elapsed();
+    work.namespace.pace.note(timing.polled);
     if let Some(stages) = &work.namespace.stages {
         stages.prefetch_wait.observe(seconds(timing.waited));
         stages.run.observe(seconds(timing.ran));

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -37,10 +39,11 @@ pub(super) async fn supervise(
     }
     let control = broker.subscribe(Source::Broadcast(core.names.control()), CONTROL_PREFETCH);
     core.pauses.look(&*broker, &core.names).await;
-    for (namespace, state) in states {
-        let (core, broker) = (core.clone(), broker.clone());
-        consumers.spawn(consume::consume(core, broker, namespace, state));
-    }
+    let consuming = states
+        .into_iter()
+        .map(|(namespace, state)| consume::consume(core.clone(), broker.clone(), namespace, state));
+    let consuming = consuming.collect::<FuturesUnordered<_>>().collect::<()>();
+    broker.run_beside(Box::pin(consumers.track_future(consuming)));
     // To the very end: while the worker drains, a running step may still be cancelled.
     tokio::select! {
         () = control::listen(core.clone(), broker, control) => {}

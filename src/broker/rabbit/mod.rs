@@ -5,8 +5,8 @@
 //! `confirms`, `suspects`). No other folder names the client library.
 //!
 //! The connections and their heartbeats run on threads of their own, so that busy handlers cannot starve them.
-//! Supervisors and publishing run in the caller's runtime, beside the steps: each time a message changes from one
-//! runtime's threads to another's, waking them costs more than all else that is done for it.
+//! Supervisors and publishing run in one task, beside what takes their deliveries ([`Broker::run_beside`]): each time a
+//! message changes threads, waking one costs more than all else that is done for it.
 
 mod address;
 mod confirms;
@@ -26,10 +26,12 @@ mod window;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use std::{io, thread};
 
-use tokio::runtime::{self, Handle};
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::runtime::{self, Handle, RuntimeFlavor};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -61,11 +63,10 @@ pub struct RabbitBroker {
     shared: Arc<Shared>,
     /// Where the connections are.
     runtime: Handle,
-    /// Where messages are handled.
-    work: Handle,
     consuming: Link,
     publishing: Link,
     jobs: mpsc::Sender<PublishJob>,
+    together: mpsc::UnboundedSender<BoxFuture<'static, ()>>,
 }
 
 /// What the tasks of one broker have in common.
@@ -109,15 +110,23 @@ impl RabbitBroker {
         let (publisher, publishing) = keeper(Purpose::Publish);
         let lane = Lane::new(shared.clone(), publishing.clone(), waiting);
         let of_thread = shared.clone();
-        let lane = work.spawn(lane.run());
-        std::thread::Builder::new()
+        let (together, parts) = mpsc::unbounded_channel();
+        start_together(work, parts)
+            .map_err(|error| BrokerError::Invalid(format!("cannot start the messages' thread: {error}")))?;
+        let (lane_ended, lane_end) = oneshot::channel::<()>();
+        // To somebody who was just made to take it.
+        let _ = together.send(Box::pin(async move {
+            lane.run().await;
+            drop(lane_ended);
+        }));
+        thread::Builder::new()
             .name("rabbitmq".to_owned())
             .spawn(move || {
-                runtime.block_on(run(&of_thread, consumer, publisher, lane));
+                runtime.block_on(run(&of_thread, consumer, publisher, lane_end));
                 runtime.shutdown_background();
             })
             .map_err(|error| BrokerError::Invalid(format!("cannot start the broker's thread: {error}")))?;
-        Ok(Self { shared, runtime: handle, work, consuming, publishing, jobs })
+        Ok(Self { shared, runtime: handle, consuming, publishing, jobs, together })
     }
 
     /// Runs `operation` where the connections live, as soon as there is one.
@@ -161,8 +170,13 @@ impl Broker for RabbitBroker {
             state,
             cancel: cancel.clone(),
         };
-        self.work.spawn(self.shared.consumers.track_future(supervisor.run()));
+        self.run_beside(Box::pin(self.shared.consumers.track_future(supervisor.run())));
         Subscription::new(receiver, watched, cancel)
+    }
+
+    fn run_beside(&self, work: BoxFuture<'static, ()>) {
+        // Where nobody takes it, the runtime it would run in is gone.
+        let _ = self.together.send(work);
     }
 
     fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), BrokerError>> {
@@ -246,8 +260,45 @@ impl Shared {
     }
 }
 
+/// Starts [`run_together`] in the caller's runtime, on a thread of its own where that has several: a worker thread of the
+/// runtime that is woken wakes another one to look for more.
+fn start_together(runtime: Handle, parts: mpsc::UnboundedReceiver<BoxFuture<'static, ()>>) -> io::Result<()> {
+    if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
+        runtime.spawn(run_together(parts));
+        return Ok(());
+    }
+    let over = CancellationToken::new();
+    let of_runtime = over.clone();
+    // Dropped with the runtime, it ends the thread; the thread ends it.
+    runtime.spawn(async move {
+        let _over = of_runtime.clone().drop_guard();
+        of_runtime.cancelled().await;
+    });
+    let run = move || {
+        let _over = over.clone().drop_guard();
+        runtime.block_on(over.run_until_cancelled(run_together(parts)));
+    };
+    thread::Builder::new().name("messages".to_owned()).spawn(run).map(drop)
+}
+
+/// Runs all there is to do about messages in one task. A task for each queue, and one for publishing, would wake each other
+/// with every message, and most of a worker's processor time goes into waking threads.
+async fn run_together(mut parts: mpsc::UnboundedReceiver<BoxFuture<'static, ()>>) {
+    let mut running = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            part = parts.recv() => match part {
+                Some(part) => running.push(part),
+                None => break,
+            },
+            Some(()) = running.next(), if !running.is_empty() => {}
+        }
+    }
+    while running.next().await.is_some() {}
+}
+
 /// Everything that runs for one broker, subscriptions aside.
-async fn run(shared: &Shared, consumer: Keeper, publisher: Keeper, lane: JoinHandle<()>) {
+async fn run(shared: &Shared, consumer: Keeper, publisher: Keeper, lane: oneshot::Receiver<()>) {
     let _closed = shared.closed.clone().drop_guard();
     let (stop_consuming, stop_publishing) = (consumer.closing.clone(), publisher.closing.clone());
     let consumer = tokio::spawn(consumer.run());

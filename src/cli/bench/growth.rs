@@ -12,7 +12,7 @@ use super::Answer;
 use super::figure::{Figure, percentile};
 use super::flows::{Folder, NAMESPACES, Product, load, task};
 use super::rounds::Bench;
-use super::steps::{backlog, paced};
+use super::steps::{Backlog, backlog, paced};
 
 pub(super) async fn growth(bench: &Bench) -> Answer<Vec<Figure>> {
     let mut figures = Vec::new();
@@ -35,8 +35,8 @@ pub(super) async fn growth(bench: &Bench) -> Answer<Vec<Figure>> {
         let case = "throughput, namespaces";
         if bench.wants(case) {
             let kind = bench.config.broker.queue_kind;
-            let rounds =
-                backlog(bench, &format!("{namespaces} namespaces"), 3, kind, namespaces, 100, STEPS).await?;
+            let waiting = Backlog { kind, namespaces, prefetch: 100, steps: STEPS };
+            let rounds = backlog(bench, &format!("{namespaces} namespaces"), 3, waiting, None).await?;
             let numbers = rounds.numbers(|run| STEPS as f64 / run.value.seconds);
             figures.extend(at(Figure::new("W6", case, "steps/s", &numbers, None), namespaces as f64));
         }

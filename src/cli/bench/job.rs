@@ -37,6 +37,16 @@ pub(super) enum Who {
     Bare,
 }
 
+/// How the bare twin goes about it: as well as we know, or with one habit that others have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Habit {
+    Best,
+    /// Each delivery is acked alone, not all up to the oldest unfinished one at once.
+    AckForEach,
+    /// Each step is done in a task of its own.
+    TaskForEach,
+}
+
 /// What a worker has to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Job {
@@ -49,6 +59,8 @@ pub(crate) struct Job {
     pub(crate) steps: u64,
     /// How long a step takes.
     pub(crate) sleep_ms: u64,
+    /// Of the twin.
+    pub(crate) habit: Habit,
 }
 
 /// What a worker says at its end.

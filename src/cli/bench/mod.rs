@@ -48,6 +48,8 @@ enum Workload {
     W6,
     /// Start and stop.
     W7,
+    /// What cumulative acks, and no task for each step, are worth to the bare twin.
+    W8,
 }
 
 /// The arguments of `bench`.
@@ -101,6 +103,7 @@ impl Arguments {
                     Workload::W5 => flows::at_once(&bench).await?,
                     Workload::W6 => growth::growth(&bench).await?,
                     Workload::W7 => steps::life(&bench).await?,
+                    Workload::W8 => steps::habits(&bench).await?,
                 });
             }
             Answer::Ok(figures)

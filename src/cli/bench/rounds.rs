@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::Answer;
 use super::caller::{self, Caller};
-use super::job::{Job, Who, Worker};
+use super::job::{Habit, Job, Who, Worker};
 use super::machine::{DISTURBED, Machine};
 
 /// What every workload needs.
@@ -185,7 +185,16 @@ impl Bench {
     /// Queues of their own, with somebody at their other end.
     pub(super) async fn site(&self, kind: QueueKind, namespaces: usize) -> Answer<Site<'_>> {
         let prefix = format!("bench-{}", Uuid::new_v4().simple());
-        let job = Job { who: Who::Ours, prefix, kind, namespaces, prefetch: 100, steps: 0, sleep_ms: 0 };
+        let job = Job {
+            who: Who::Ours,
+            prefix,
+            kind,
+            namespaces,
+            prefetch: 100,
+            steps: 0,
+            sleep_ms: 0,
+            habit: Habit::Best,
+        };
         let config = job.config(self.config.clone());
         let topology = Topology::new(&config.names(), &config.ladder(), kind, job.namespaces());
         let broker = RabbitBroker::connect(&config.broker, "bench").map_err(Error::from)?;

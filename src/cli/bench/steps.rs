@@ -6,7 +6,7 @@ use tasker_worker_rust::config::QueueKind;
 
 use super::Answer;
 use super::figure::{Figure, Goal, percentile};
-use super::job::{Done, Job, Who};
+use super::job::{Done, Habit, Job, Who};
 use super::rounds::{Bench, Rounds, Run};
 
 /// The size of a request, in bytes.
@@ -26,29 +26,41 @@ pub(super) async fn throughput(bench: &Bench) -> Answer<Vec<Figure>> {
                 continue;
             }
             let steps = if namespaces == 1 { bench.scaled(50_000, 10_000) } else { 20_000 };
-            let rounds = backlog(bench, &case, bench.rounds, kind, namespaces, *prefetch, steps).await?;
+            let waiting = Backlog { kind, namespaces, prefetch: *prefetch, steps };
+            let rounds = backlog(bench, &case, bench.rounds, waiting, None).await?;
             let goal = if *prefetch >= 250 { 0.95 } else { 0.90 };
-            figures.extend(cost("W1", &case, steps, &rounds, Goal::AtLeast(goal)));
+            figures.extend(cost("W1", &case, steps, &rounds, Some(Goal::AtLeast(goal))));
         }
     }
     Ok(figures)
 }
 
-/// Rounds of steps that wait in the queue.
+/// Steps that wait.
+#[derive(Clone, Copy)]
+pub(super) struct Backlog {
+    pub(super) kind: QueueKind,
+    pub(super) namespaces: usize,
+    pub(super) prefetch: u16,
+    pub(super) steps: u64,
+}
+
+/// Rounds of steps that wait in the queue; the twin has `habit` beside itself, or stands beside ours.
 pub(super) async fn backlog(
     bench: &Bench,
     case: &str,
     rounds: usize,
-    kind: QueueKind,
-    namespaces: usize,
-    prefetch: u16,
-    steps: u64,
+    Backlog { kind, namespaces, prefetch, steps }: Backlog,
+    habit: Option<Habit>,
 ) -> Answer<Rounds<Done>> {
     let mut site = bench.site(kind, namespaces).await?;
     site.caller.pause().await?;
     let rounds = bench
         .rounds(&format!("throughput, {case}"), rounds, true, async |who| {
             let job = Job { who, prefetch, steps, ..site.job.clone() };
+            let job = match (who, habit) {
+                (Who::Ours, Some(habit)) => Job { who: Who::Bare, habit, ..job },
+                _ => job,
+            };
             site.caller.fill(&job.namespaces(), steps, REQUEST).await?;
             let run = bench.watch(&[], async { site.start(&job)?.done().await }).await?;
             site.caller.purge().await?;
@@ -60,7 +72,13 @@ pub(super) async fn backlog(
 }
 
 /// The figures of steps done as fast as it goes.
-fn cost(workload: &'static str, case: &str, steps: u64, rounds: &Rounds<Done>, goal: Goal) -> Vec<Figure> {
+fn cost(
+    workload: &'static str,
+    case: &str,
+    steps: u64,
+    rounds: &Rounds<Done>,
+    goal: Option<Goal>,
+) -> Vec<Figure> {
     let thousands = steps as f64 / 1_000.0;
     let figure = |what: &str, unit, goal, number: &dyn Fn(&Run<Done>) -> f64| {
         let case = if what.is_empty() { case.to_owned() } else { format!("{case}: {what}") };
@@ -69,14 +87,40 @@ fn cost(workload: &'static str, case: &str, steps: u64, rounds: &Rounds<Done>, g
         Some(figure)
     };
     [
-        figure("", "steps/s", Some(goal), &|run| steps as f64 / run.value.seconds),
-        figure("processor", "s per 1,000 steps", Some(Goal::AtMost(1.3)), &|run| run.value.cpu / thousands),
+        figure("", "steps/s", goal, &|run| steps as f64 / run.value.seconds),
+        figure("processor", "s per 1,000 steps", goal.map(|_| Goal::AtMost(1.3)), &|run| {
+            run.value.cpu / thousands
+        }),
         figure("broker's processor", "s per 1,000 steps", None, &|run| run.broker / thousands),
         figure("peak memory", "MB", None, &|run| run.value.memory),
     ]
     .into_iter()
     .flatten()
     .collect()
+}
+
+/// W8: the bare twin with one habit of others, beside itself.
+pub(super) async fn habits(bench: &Bench) -> Answer<Vec<Figure>> {
+    const STEPS: u64 = 20_000;
+    let mut figures = Vec::new();
+    for (habit, what) in
+        [(Habit::AckForEach, "one ack for each step"), (Habit::TaskForEach, "one task for each step")]
+    {
+        for (kind, name, namespaces) in [
+            (QueueKind::Quorum, "quorum", 1),
+            (QueueKind::Quorum, "quorum", 50),
+            (QueueKind::Classic, "classic", 1),
+        ] {
+            let case = format!("twin with {what}, {name}, {namespaces} namespaces");
+            if !bench.wants(&case) {
+                continue;
+            }
+            let waiting = Backlog { kind, namespaces, prefetch: 250, steps: STEPS };
+            let rounds = backlog(bench, &case, bench.rounds, waiting, Some(habit)).await?;
+            figures.extend(cost("W8", &case, STEPS, &rounds, None));
+        }
+    }
+    Ok(figures)
 }
 
 /// W2: requests at a steady pace, from publishing each to receiving its result.

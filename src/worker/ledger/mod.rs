@@ -104,7 +104,7 @@ impl Ledger {
         }
         let overtaken = inner.knows_later_part(key);
         inner.running.insert(key, vec![delivery]);
-        let running = Running { ledger: self.clone(), key };
+        let running = Running { ledger: self.clone(), key, left: false };
         if overtaken {
             return Entered::Overtaken(running);
         }
@@ -196,6 +196,8 @@ fn size(answer: &[Arc<Message>]) -> usize {
 pub(super) struct Running {
     ledger: Arc<Ledger>,
     key: Key,
+    /// Ended: what runs under its key from then on is another's.
+    left: bool,
 }
 
 impl Running {
@@ -217,7 +219,8 @@ impl Running {
     }
 
     /// Ends it. All its deliveries are now the caller's to settle.
-    pub(super) fn leave(self) -> Vec<Acker> {
+    pub(super) fn leave(mut self) -> Vec<Acker> {
+        self.left = true;
         self.take()
     }
 
@@ -228,7 +231,56 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Without the lock: unsettled deliveries settle themselves.
-        drop(self.take());
+        if !self.left {
+            // Without the lock: unsettled deliveries settle themselves.
+            drop(self.take());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+    use crate::broker::{Disposition, Settle, StaleDelivery};
+
+    #[derive(Default)]
+    struct Channel {
+        acked: AtomicUsize,
+        given_back: AtomicUsize,
+    }
+
+    impl Settle for Channel {
+        fn settle(&self, _tag: u64, disposition: Disposition) -> Result<(), StaleDelivery> {
+            let count = if disposition == Disposition::Ack { &self.acked } else { &self.given_back };
+            count.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+
+        fn is_open(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn a_delivery_that_comes_while_its_step_ends_belongs_to_whoever_answers_it() {
+        const EACH: usize = 100_000;
+        let ledger = Arc::new(Ledger::open(LedgerConfig { path: None, ..LedgerConfig::default() }).unwrap());
+        let channel = Arc::new(Channel::default());
+        let key = Key { step_uuid: Uuid::new_v4(), replays: 0, attempt: 1, part: 0 };
+        let deliver = || {
+            for tag in 0..EACH as u64 {
+                if let Entered::New(running) = ledger.enter(key, Acker::new(tag, channel.clone())) {
+                    running
+                        .leave()
+                        .into_iter()
+                        .for_each(|delivery| delivery.settle(Disposition::Ack).unwrap());
+                }
+            }
+        };
+        std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(deliver))));
+        assert_eq!(channel.given_back.load(Ordering::Relaxed), 0);
+        assert_eq!(channel.acked.load(Ordering::Relaxed), 4 * EACH);
     }
 }

@@ -1,5 +1,6 @@
 //! The worker, seen from the orchestrator's side of the broker.
 
+mod quick;
 mod running;
 mod settling;
 
