@@ -5,6 +5,7 @@
 //! namespace: that many turns, and no more, it may wait. [`Lease`](crate::template::lease::Lease) counts on it.
 
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::stream::FuturesUnordered;
@@ -71,10 +72,11 @@ async fn forward(
 ) -> bool {
     let mut cancelled = false;
     let mut waiting = FuturesUnordered::new();
+    let mut stopping = pin!(core.stopping.cancelled());
     loop {
         let delivery = tokio::select! {
             biased;
-            () = core.stopping.cancelled(), if !cancelled => None,
+            () = &mut stopping, if !cancelled => None,
             _ = flow.wait_for(|flow| *flow != Flow::Running), if !cancelled => None,
             Some(()) = waiting.next(), if !waiting.is_empty() => {
                 // And whatever else is done by now.

@@ -30,7 +30,7 @@ impl Pace {
     /// One that does so for longer than this shows that all before it meant nothing.
     const SLOW: Duration = Duration::from_millis(10);
     /// So many quick ones make a namespace quick.
-    const TRUSTED: u32 = 100;
+    const TRUSTED: u32 = 20;
     /// One that was not weighs as much as so many that were: a thread that was kept waiting makes a quick one look slow.
     const SETBACK: u32 = 20;
 
@@ -126,8 +126,8 @@ mod tests {
 
     #[test]
     fn a_namespace_is_quick_once_enough_of_its_handlers_have_been() {
-        assert!(!after(quick(99)).is_quick());
-        assert!(after(quick(100)).is_quick());
+        assert!(!after(quick(19)).is_quick());
+        assert!(after(quick(20)).is_quick());
     }
 
     #[test]
@@ -135,7 +135,7 @@ mod tests {
         let late = || [Pace::QUICK + Duration::from_nanos(1), Pace::SLOW];
         assert!(after(quick(1_000).chain(late())).is_quick());
         assert!(!after(quick(1_000).chain(late()).chain(late())).is_quick());
-        assert!(after(quick(1_000).chain(late()).chain(late()).chain(quick(40))).is_quick());
+        assert!(after(quick(1_000).chain(late()).chain(late()).chain(quick(20))).is_quick());
         let often = std::iter::repeat_with(|| quick(9).chain(late().into_iter().take(1))).take(1_000);
         assert!(!after(often.flatten()).is_quick(), "one in ten is slow");
     }
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn one_that_blocks_ends_it() {
         let blocking = [Pace::SLOW + Duration::from_nanos(1)];
-        assert!(!after(quick(1_000).chain(blocking).chain(quick(99))).is_quick());
-        assert!(after(quick(1_000).chain(blocking).chain(quick(100))).is_quick());
+        assert!(!after(quick(1_000).chain(blocking).chain(quick(19))).is_quick());
+        assert!(after(quick(1_000).chain(blocking).chain(quick(20))).is_quick());
     }
 }

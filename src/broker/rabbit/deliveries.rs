@@ -5,6 +5,7 @@
 //! accept it and not do it.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -115,14 +116,16 @@ impl Deliveries {
         cancel: &CancellationToken,
         closing: &CancellationToken,
     ) -> End {
+        // Once for all turns: each would wait in line anew.
+        let (mut closed, mut cancelled) = (pin!(closing.cancelled()), pin!(cancel.cancelled()));
         loop {
             let paused = publishing.as_ref().is_some_and(|link| link.is_blocked());
             tokio::select! {
-                () = closing.cancelled() => {
+                () = &mut closed => {
                     self.settlements.finish(&self.channel).await;
                     return End::Closed;
                 }
-                () = cancel.cancelled() => return self.cancel(deliveries).await,
+                () = &mut cancelled => return self.cancel(deliveries).await,
                 Some(settlement) = self.settlements.asked.recv() => {
                     if let Err(failure) = self.settlements.send(&self.channel, settlement) {
                         return self.broken(failure).await;

@@ -115,6 +115,8 @@ impl Lane {
         let timeout = self.shared.publish_timeout;
         // While the broker takes nothing, jobs wait until then.
         let mut patience = self.link.is_blocked().then(|| Instant::now() + timeout);
+        let shared = self.shared.clone();
+        let mut closing = pin!(shared.closing.cancelled());
         let mut alarm = pin!(time::sleep(Duration::MAX));
         let mut alarm_at = None;
         loop {
@@ -131,7 +133,7 @@ impl Lane {
             tokio::select! {
                 // What is confirmed is taken first: where this task was kept waiting, it is not overdue.
                 biased;
-                () = self.shared.closing.cancelled() => return End::Closing,
+                () = &mut closing => return End::Closing,
                 confirmed = window.publishing.select_next_some(), if !window.publishing.is_empty() => {
                     if let Err(failure) = window.take(confirmed) {
                         return End::Lost(failure);
