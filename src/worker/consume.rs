@@ -53,7 +53,7 @@ pub(super) async fn consume(
         }
         let subscription = broker.subscribe(Source::Queue(core.names.step_queue(namespace)), prefetch);
         let reporting = report(namespace.to_string(), subscription.state(), broker.status(), shown.clone());
-        let reporting = AbortOnDropHandle::new(tokio::spawn(reporting));
+        let reporting = AbortOnDropHandle::new(core.runtime.spawn(reporting));
         let paused = forward(&core, &served, subscription, &mut flow).await;
         if !paused || core.stopping.is_cancelled() {
             // To the end: what was delivered is still being settled.
@@ -106,7 +106,7 @@ async fn forward(
     }
     // Nobody is here for them any longer.
     for life in waiting {
-        tokio::spawn(life);
+        core.runtime.spawn(life);
     }
     cancelled
 }
@@ -118,7 +118,7 @@ fn begin(core: &SharedCore, namespace: &Arc<Served>, delivery: Delivery) -> Opti
     let in_place = namespace.pace.is_quick() && delivery.body.len() <= IN_PLACE_BYTES;
     let life = process(core.clone(), namespace.clone(), delivery);
     if !in_place {
-        core.steps.spawn(life);
+        core.steps.spawn_on(life, &core.runtime);
         return None;
     }
     // One that panics is its own end, not this loop's, as in a task.

@@ -5,8 +5,8 @@
 //! `confirms`, `suspects`). No other folder names the client library.
 //!
 //! The connections and their heartbeats run on threads of their own, so that busy handlers cannot starve them.
-//! Supervisors and publishing run in one task, beside what takes their deliveries ([`Broker::run_beside`]): each time a
-//! message changes threads, waking one costs more than all else that is done for it.
+//! Supervisors and publishing run in one task (`together`), beside what takes their deliveries ([`Broker::run_beside`]):
+//! each time a message changes threads, waking one costs more than all else that is done for it.
 
 mod address;
 mod confirms;
@@ -22,15 +22,14 @@ mod publish;
 mod reconnect;
 mod suspects;
 mod tls;
+mod together;
 mod window;
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
-use std::{io, thread};
 
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
-use tokio::runtime::{self, Handle, RuntimeFlavor};
+use tokio::runtime::{self, Handle};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +43,7 @@ use self::failure::Failure;
 use self::link::{Health, Link, LinkState, Purpose, Up};
 use self::publish::Lane;
 use self::reconnect::Trouble;
+use self::together::Together;
 use super::topology::Topology;
 use super::{
     BoxFuture, Broker, BrokerError, BrokerStatus, ConsumerState, PublishJob, Publisher, Source, Subscription,
@@ -66,7 +66,9 @@ pub struct RabbitBroker {
     consuming: Link,
     publishing: Link,
     jobs: mpsc::Sender<PublishJob>,
-    together: mpsc::UnboundedSender<BoxFuture<'static, ()>>,
+    together: Together,
+    /// Not on the connections' thread.
+    in_callers_runtime: bool,
 }
 
 /// What the tasks of one broker have in common.
@@ -100,7 +102,8 @@ impl RabbitBroker {
             .build()
             .map_err(|error| BrokerError::Invalid(format!("cannot start the broker's runtime: {error}")))?;
         let handle = runtime.handle().clone();
-        let work = Handle::try_current().unwrap_or_else(|_| handle.clone());
+        let callers = Handle::try_current();
+        let in_callers_runtime = callers.is_ok();
         let (jobs, waiting) = mpsc::channel(WAITING_PUBLISHES);
         let keeper = |purpose| {
             let _in_its_runtime = handle.enter();
@@ -110,12 +113,10 @@ impl RabbitBroker {
         let (publisher, publishing) = keeper(Purpose::Publish);
         let lane = Lane::new(shared.clone(), publishing.clone(), waiting);
         let of_thread = shared.clone();
-        let (together, parts) = mpsc::unbounded_channel();
-        start_together(work, parts)
+        let together = Together::start(callers.unwrap_or_else(|_| handle.clone()))
             .map_err(|error| BrokerError::Invalid(format!("cannot start the messages' thread: {error}")))?;
         let (lane_ended, lane_end) = oneshot::channel::<()>();
-        // To somebody who was just made to take it.
-        let _ = together.send(Box::pin(async move {
+        together.add(Box::pin(async move {
             lane.run().await;
             drop(lane_ended);
         }));
@@ -126,7 +127,7 @@ impl RabbitBroker {
                 runtime.shutdown_background();
             })
             .map_err(|error| BrokerError::Invalid(format!("cannot start the broker's thread: {error}")))?;
-        Ok(Self { shared, runtime: handle, consuming, publishing, jobs, together })
+        Ok(Self { shared, runtime: handle, consuming, publishing, jobs, together, in_callers_runtime })
     }
 
     /// Runs `operation` where the connections live, as soon as there is one.
@@ -170,13 +171,17 @@ impl Broker for RabbitBroker {
             state,
             cancel: cancel.clone(),
         };
-        self.run_beside(Box::pin(self.shared.consumers.track_future(supervisor.run())));
+        self.together.add(Box::pin(self.shared.consumers.track_future(supervisor.run())));
         Subscription::new(receiver, watched, cancel)
     }
 
     fn run_beside(&self, work: BoxFuture<'static, ()>) {
-        // Where nobody takes it, the runtime it would run in is gone.
-        let _ = self.together.send(work);
+        if self.in_callers_runtime {
+            self.together.add(work);
+        } else {
+            // Handlers must not hold up heartbeats.
+            tokio::spawn(work);
+        }
     }
 
     fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), BrokerError>> {
@@ -258,43 +263,6 @@ impl Shared {
     fn declared(&self) -> Option<Topology> {
         self.declared.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
-}
-
-/// Starts [`run_together`] in the caller's runtime, on a thread of its own where that has several: a worker thread of the
-/// runtime that is woken wakes another one to look for more.
-fn start_together(runtime: Handle, parts: mpsc::UnboundedReceiver<BoxFuture<'static, ()>>) -> io::Result<()> {
-    if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
-        runtime.spawn(run_together(parts));
-        return Ok(());
-    }
-    let over = CancellationToken::new();
-    let of_runtime = over.clone();
-    // Dropped with the runtime, it ends the thread; the thread ends it.
-    runtime.spawn(async move {
-        let _over = of_runtime.clone().drop_guard();
-        of_runtime.cancelled().await;
-    });
-    let run = move || {
-        let _over = over.clone().drop_guard();
-        runtime.block_on(over.run_until_cancelled(run_together(parts)));
-    };
-    thread::Builder::new().name("messages".to_owned()).spawn(run).map(drop)
-}
-
-/// Runs all there is to do about messages in one task. A task for each queue, and one for publishing, would wake each other
-/// with every message, and most of a worker's processor time goes into waking threads.
-async fn run_together(mut parts: mpsc::UnboundedReceiver<BoxFuture<'static, ()>>) {
-    let mut running = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            part = parts.recv() => match part {
-                Some(part) => running.push(part),
-                None => break,
-            },
-            Some(()) = running.next(), if !running.is_empty() => {}
-        }
-    }
-    while running.next().await.is_some() {}
 }
 
 /// Everything that runs for one broker, subscriptions aside.
