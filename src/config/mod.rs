@@ -194,7 +194,7 @@ settings! {
         tokio_worker_threads: usize = 8, Rule::Integer(0, 1_024);
         /// "multi_threaded", or "current_thread" for one thread.
         async_runtime: RuntimeKind = RuntimeKind::MultiThreaded, Rule::OneOf(&["multi_threaded", "current_thread"]);
-        /// Stack of each of these threads, in units of 1024 bytes.
+        /// Stack of each of these threads, and of the one that handles messages, in units of 1024 bytes.
         stack_size_kb: usize = 2_048, Rule::Integer(64, 1_048_576);
     }
 

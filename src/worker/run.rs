@@ -146,7 +146,11 @@ impl RustWorker {
         let ledger = Ledger::open(self.config.worker.ledger.clone())?;
         let (broker, owned): (Arc<dyn Broker>, bool) = match self.broker {
             Some(broker) => (broker, false),
-            None => (Arc::new(RabbitBroker::connect(&self.config.broker, &worker_id)?), true),
+            None => {
+                // Handlers run on its thread, too.
+                let stack_bytes = self.config.worker.rust_runtime.stack_size_kb * 1024;
+                (Arc::new(RabbitBroker::connect_with(&self.config.broker, &worker_id, stack_bytes)?), true)
+            }
         };
         let core: SharedCore = Arc::new(Core {
             publisher: broker.publisher(),

@@ -53,6 +53,9 @@ use crate::config::{AmqpUrl, BrokerConfig};
 /// How long declaring, verifying or looking may take: a thousand queues do in a quarter of it.
 const OPERATION_LIMIT: Duration = Duration::from_secs(60);
 
+/// The stack of the messages' thread, unless somebody wants another: as much as threads of a runtime have.
+const STACK_BYTES: usize = 2 * 1024 * 1024;
+
 /// Messages that wait for room in the publishing window. What they answer is bounded by its prefetch already: who
 /// publishes is not put to sleep here besides.
 const WAITING_PUBLISHES: usize = 1 << 16;
@@ -96,6 +99,15 @@ impl RabbitBroker {
     /// # Errors
     /// [`BrokerError::Invalid`] when the settings make no sense. No password appears in it.
     pub fn connect(config: &BrokerConfig, connection_name: &str) -> Result<Self, BrokerError> {
+        Self::connect_with(config, connection_name, STACK_BYTES)
+    }
+
+    /// The same, with a stack for what runs beside it ([`Broker::run_beside`]).
+    pub(crate) fn connect_with(
+        config: &BrokerConfig,
+        connection_name: &str,
+        stack_bytes: usize,
+    ) -> Result<Self, BrokerError> {
         let shared = Arc::new(Shared::new(config, connection_name)?);
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
@@ -113,7 +125,7 @@ impl RabbitBroker {
         let (publisher, publishing) = keeper(Purpose::Publish);
         let lane = Lane::new(shared.clone(), publishing.clone(), waiting);
         let of_thread = shared.clone();
-        let together = Together::start(callers.unwrap_or_else(|_| handle.clone()))
+        let together = Together::start(callers.unwrap_or_else(|_| handle.clone()), stack_bytes)
             .map_err(|error| BrokerError::Invalid(format!("cannot start the messages' thread: {error}")))?;
         let (lane_ended, lane_end) = oneshot::channel::<()>();
         together.add(Box::pin(async move {

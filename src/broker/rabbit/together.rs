@@ -26,12 +26,12 @@ type Part = BoxFuture<'static, ()>;
 pub(super) struct Together(mpsc::UnboundedSender<Part>);
 
 impl Together {
-    /// In this runtime, on a thread of its own where that has several: a worker thread that is woken wakes another one to
-    /// look for more.
+    /// In this runtime, on a thread of its own, with this stack, where that has several: a worker thread that is woken wakes
+    /// another one to look for more.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(super) fn start(runtime: Handle) -> io::Result<Self> {
+    pub(super) fn start(runtime: Handle, stack_bytes: usize) -> io::Result<Self> {
         let (together, parts) = mpsc::unbounded_channel();
         if runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
             runtime.spawn(run(parts));
@@ -49,7 +49,7 @@ impl Together {
             let _in_runtime = runtime.enter();
             drive(over.run_until_cancelled(run(parts)));
         };
-        thread::Builder::new().name("messages".to_owned()).spawn(on_thread)?;
+        thread::Builder::new().name("messages".to_owned()).stack_size(stack_bytes).spawn(on_thread)?;
         Ok(Self(together))
     }
 
@@ -121,6 +121,8 @@ mod tests {
 
     use super::*;
 
+    const STACK: usize = 8 * 1024 * 1024;
+
     /// Hears of its part's end, however that ends.
     fn part(work: impl Future<Output = ()> + Send + 'static) -> (Part, oneshot::Receiver<()>) {
         let (ended, end) = oneshot::channel::<()>();
@@ -132,7 +134,7 @@ mod tests {
     }
 
     async fn panics_alone() {
-        let together = Together::start(Handle::current()).unwrap();
+        let together = Together::start(Handle::current(), STACK).unwrap();
         let (waiting, mut waiting_end) = part(std::future::pending());
         let (panicking, panicking_end) = part(async { panic!("on purpose") });
         together.add(waiting);
@@ -152,6 +154,20 @@ mod tests {
     #[tokio::test]
     async fn a_part_that_panics_ends_alone_on_a_single_thread() {
         panics_alone().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn what_runs_has_the_stack_it_was_given() {
+        fn deep(levels: usize) -> usize {
+            let page = std::hint::black_box([0_u8; 4_096]);
+            if levels == 0 { usize::from(page[0]) } else { 1 + deep(levels - 1) }
+        }
+        let together = Together::start(Handle::current(), STACK).unwrap();
+        let (answer, answered) = oneshot::channel();
+        // A quarter of it, twice or thrice that in a debug build: more than a thread has by itself.
+        const LEVELS: usize = STACK / 4 / 4_096;
+        together.add(Box::pin(async move { answer.send(deep(LEVELS)).unwrap() }));
+        assert_eq!(answered.await, Ok(LEVELS));
     }
 
     #[test]
@@ -177,7 +193,7 @@ mod tests {
     #[test]
     fn what_runs_ends_with_its_runtime() {
         let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let together = Together::start(runtime.handle().clone()).unwrap();
+        let together = Together::start(runtime.handle().clone(), STACK).unwrap();
         let (begun, begin) = oneshot::channel();
         let (waiting, end) = part(async move {
             begun.send(()).unwrap();
