@@ -79,8 +79,13 @@ async fn forward(
             () = &mut stopping, if !cancelled => None,
             _ = flow.wait_for(|flow| *flow != Flow::Running), if !cancelled => None,
             Some(()) = waiting.next(), if !waiting.is_empty() => {
-                // And whatever else is done by now.
-                while let Some(Some(())) = waiting.next().now_or_never() {}
+                // And whatever else is done by now, unless one of them held the thread for too long: the others may as well.
+                while namespace.pace.is_quick()
+                    && let Some(Some(())) = waiting.next().now_or_never()
+                {}
+                if !namespace.pace.is_quick() {
+                    hand_over(core, &mut waiting);
+                }
                 continue;
             }
             delivery = subscription.recv() => match delivery {
@@ -104,11 +109,15 @@ async fn forward(
             next = subscription.try_recv();
         }
     }
-    // Nobody is here for them any longer.
-    for life in waiting {
+    hand_over(core, &mut waiting);
+    cancelled
+}
+
+/// Has what was begun here go on in tasks of its own.
+fn hand_over(core: &SharedCore, waiting: &mut FuturesUnordered<BoxFuture<'static, ()>>) {
+    for life in std::mem::take(waiting) {
         core.runtime.spawn(life);
     }
-    cancelled
 }
 
 /// Begins a delivery's life: in a task of its own, or here and now where the namespace's handlers have been quick. Most of

@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tasker_worker_rust::message::ResultStatus;
 use tasker_worker_rust::{Namespace, Step, StepResult};
+use tokio::sync::Semaphore;
 
 use crate::on_both_brokers;
-use crate::support::{Desk, Kind, NAMESPACE};
+use crate::support::{Desk, Kind, NAMESPACE, within};
 
 on_both_brokers! {
     a_handler_that_begins_to_block_holds_up_the_others_once
+    those_that_wait_beside_one_that_blocks_go_on_without_it
     a_quick_handler_may_say_that_it_blocks
 }
 
@@ -32,12 +34,16 @@ async fn ask_many(desk: &mut Desk, step: &str) {
     }
 }
 
+fn hold_the_thread() {
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_millis(20) {
+        std::hint::spin_loop();
+    }
+}
+
 async fn a_handler_that_begins_to_block_holds_up_the_others_once(kind: Kind) {
     async fn blocking(_: Step<i64>) -> StepResult<()> {
-        let begin = Instant::now();
-        while begin.elapsed() < Duration::from_millis(20) {
-            std::hint::spin_loop();
-        }
+        hold_the_thread();
         Ok(())
     }
     let meeting = Arc::new(Barrier::new(2));
@@ -59,6 +65,51 @@ async fn a_handler_that_begins_to_block_holds_up_the_others_once(kind: Kind) {
     // Each waits for the other, and holds its thread meanwhile.
     desk.ask("meet", json!(0)).await;
     desk.ask("meet", json!(0)).await;
+    for _ in 0..2 {
+        assert_eq!(desk.next_result().await.status, ResultStatus::Completed);
+    }
+    worker.shutdown().await;
+    desk.close().await;
+}
+
+async fn those_that_wait_beside_one_that_blocks_go_on_without_it(kind: Kind) {
+    let (begun, blocks, meets) =
+        (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (first_begun, may_block) = (begun.clone(), blocks.clone());
+    let blocking = move |_: Step<i64>| {
+        let (begun, may_block) = (first_begun.clone(), may_block.clone());
+        async move {
+            begun.add_permits(1);
+            may_block.acquire().await?.forget();
+            hold_the_thread();
+            Ok(())
+        }
+    };
+    let meeting = Arc::new(Barrier::new(2));
+    let (others_begun, may_meet) = (begun.clone(), meets.clone());
+    let meet = move |_: Step<i64>| {
+        let (begun, may_meet, meeting) = (others_begun.clone(), may_meet.clone(), meeting.clone());
+        async move {
+            begun.add_permits(1);
+            may_meet.acquire().await?.forget();
+            meeting.wait();
+            Ok(())
+        }
+    };
+    let mut desk = Desk::open(kind).await;
+    let namespace =
+        Namespace::new(NAMESPACE).step("quick", quick).step("blocking", blocking).step("meet", meet);
+    let worker = desk.worker(namespace).await;
+    ask_many(&mut desk, "quick").await;
+    for step in ["meet", "meet", "blocking"] {
+        desk.ask(step, json!(0)).await;
+    }
+    within(begun.acquire_many(3)).await.unwrap().forget();
+    blocks.add_permits(1);
+    desk.next_result().await;
+
+    // Each waits for the other, and holds its thread meanwhile.
+    meets.add_permits(2);
     for _ in 0..2 {
         assert_eq!(desk.next_result().await.status, ResultStatus::Completed);
     }
