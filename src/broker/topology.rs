@@ -74,7 +74,7 @@ impl Names {
         self.name(&format!("dead_letters.{namespace}"))
     }
 
-    /// Queue that holds a message while the namespace is paused. Made by the first pause.
+    /// Queue that holds a message while the namespace is paused.
     pub fn paused_queue(&self, namespace: &str) -> String {
         self.name(&format!("paused.{namespace}"))
     }
@@ -269,7 +269,7 @@ impl Topology {
         topology
     }
 
-    /// What the pause of a namespace needs.
+    /// What the pause of a namespace needs, whether it is served or not.
     pub fn of_pause(names: &Names, kind: QueueKind, namespace: &str) -> Self {
         let mut topology = Self::default();
         topology.exchange(&names.control(), ExchangeKind::Fanout, None);
@@ -307,6 +307,8 @@ impl Topology {
         let orchestrator = names.orchestrator_queue();
         self.queue(&requests, kind, None, Some(names.dead_letters()));
         self.queue(&parked, kind, None, None);
+        // Workers look for it, and the broker logs an error when one looks for a queue that is not there.
+        self.queue(&names.paused_queue(namespace), kind, None, None);
         for key in [format!("*.{namespace}.#"), namespace.to_owned()] {
             self.bind(&requests, &names.steps(), &key);
             self.bind(&parked, &names.dead_letters(), &key);

@@ -5,8 +5,9 @@
 //! namespace: that many turns, and no more, it may wait. [`Lease`](crate::template::lease::Lease) counts on it.
 
 use std::panic::AssertUnwindSafe;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
@@ -78,13 +79,11 @@ async fn forward(
             biased;
             () = &mut stopping, if !cancelled => None,
             _ = flow.wait_for(|flow| *flow != Flow::Running), if !cancelled => None,
-            Some(()) = waiting.next(), if !waiting.is_empty() => {
-                // And whatever else is done by now, unless one of them held the thread for too long: the others may as well.
-                while namespace.pace.is_quick()
-                    && let Some(Some(())) = waiting.next().now_or_never()
-                {}
-                if !namespace.pace.is_quick() {
-                    hand_over(core, &mut waiting);
+            Some(begun) = waiting.next(), if !waiting.is_empty() => {
+                hand_over(core, begun);
+                // And whatever else is done by now.
+                while let Some(Some(begun)) = waiting.next().now_or_never() {
+                    hand_over(core, begun);
                 }
                 continue;
             }
@@ -109,21 +108,42 @@ async fn forward(
             next = subscription.try_recv();
         }
     }
-    hand_over(core, &mut waiting);
+    waiting.into_iter().for_each(|begun| hand_over(core, begun.life));
     cancelled
 }
 
-/// Has what was begun here go on in tasks of its own.
-fn hand_over(core: &SharedCore, waiting: &mut FuturesUnordered<BoxFuture<'static, ()>>) {
-    for life in std::mem::take(waiting) {
+/// What is not done yet goes on in a task of its own.
+fn hand_over(core: &SharedCore, begun: Option<Life>) {
+    if let Some(life) = begun {
         core.runtime.spawn(life);
+    }
+}
+
+type Life = BoxFuture<'static, ()>;
+
+/// A delivery's life that goes on where it began: to its end, or until its namespace is not quick any more. The rest of it is
+/// given back then, before it can hold the thread as another one has.
+struct Begun {
+    namespace: Arc<Served>,
+    life: Option<Life>,
+}
+
+impl Future for Begun {
+    type Output = Option<Life>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { namespace, life } = &mut *self;
+        match life {
+            Some(life) if namespace.pace.is_quick() => life.as_mut().poll(context).map(|()| None),
+            left => Poll::Ready(left.take()),
+        }
     }
 }
 
 /// Begins a delivery's life: in a task of its own, or here and now where the namespace's handlers have been quick. Most of
 /// these are done at once; one that waits for something is given back, to go on beside the others here. What would begin,
 /// wake and end a task for each is saved.
-fn begin(core: &SharedCore, namespace: &Arc<Served>, delivery: Delivery) -> Option<BoxFuture<'static, ()>> {
+fn begin(core: &SharedCore, namespace: &Arc<Served>, delivery: Delivery) -> Option<Begun> {
     let in_place = namespace.pace.is_quick() && delivery.body.len() <= IN_PLACE_BYTES;
     let life = process(core.clone(), namespace.clone(), delivery);
     if !in_place {
@@ -132,7 +152,8 @@ fn begin(core: &SharedCore, namespace: &Arc<Served>, delivery: Delivery) -> Opti
     }
     // One that panics is its own end, not this loop's, as in a task.
     let life = AssertUnwindSafe(core.steps.track_future(life)).catch_unwind().map(drop);
-    let mut life: BoxFuture<'static, ()> = Box::pin(life);
+    let mut life: Life = Box::pin(life);
     // Polled anew where it goes on, it asks to be woken there.
-    (&mut life).now_or_never().is_none().then_some(life)
+    let is_open = (&mut life).now_or_never().is_none();
+    is_open.then(|| Begun { namespace: namespace.clone(), life: Some(life) })
 }

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use super::Core;
 use super::dispatch::Work;
+use super::served::Pace;
 use crate::clock;
 use crate::handler::{BlockingFn, Call, Run};
 use crate::message::{ErrorType, Json};
@@ -89,7 +90,7 @@ async fn run(core: &Core, work: &Work, polled: &mut Duration) -> Outcome {
         cancelled: running.token().clone(),
         deadline: deadline.map(tokio::time::Instant::into_std),
     };
-    let mut answer = pin!(answer(&handler.run, call, polled));
+    let mut answer = pin!(answer(&handler.run, call, &work.namespace.pace, polled));
     let told_to_stop = tokio::select! {
         biased;
         answer = &mut answer => return after(answer, running.is_cancelled(), core.interrupted.is_cancelled()),
@@ -134,13 +135,13 @@ pub(super) async fn sleep_until(deadline: Option<tokio::time::Instant>) {
     }
 }
 
-async fn answer(run: &Run, call: Call, polled: &mut Duration) -> StepResult<Json> {
+async fn answer(run: &Run, call: Call, pace: &Pace, polled: &mut Duration) -> StepResult<Json> {
     match run {
         Run::Async(handler) => {
             // The call itself is guarded too: an `async fn` written by hand may panic before its first await.
             let handler = handler.clone();
             let future = AssertUnwindSafe(async move { handler.call(call).await }).catch_unwind();
-            time_polls(future, polled).await.unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
+            time_polls(future, pace, polled).await.unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
         }
         Run::Blocking(function) => answer_blocking(function.clone(), call, polled).await,
     }
@@ -164,12 +165,17 @@ async fn answer_blocking(function: BlockingFn, call: Call, polled: &mut Duration
     }
 }
 
-async fn time_polls<F: Future>(future: F, polled: &mut Duration) -> F::Output {
+async fn time_polls<F: Future>(future: F, pace: &Pace, polled: &mut Duration) -> F::Output {
     let mut future = pin!(future);
     poll_fn(|context| {
         let started = Instant::now();
         let poll = future.as_mut().poll(context);
-        *polled += started.elapsed();
+        let held = started.elapsed();
+        *polled += held;
+        // At the end all is noted.
+        if poll.is_pending() {
+            pace.note_unfinished(held);
+        }
         poll
     })
     .await

@@ -34,7 +34,14 @@ impl Pace {
     /// One that was not weighs as much as so many that were: a thread that was kept waiting makes a quick one look slow.
     const SETBACK: u32 = 20;
 
-    /// Notes for how long a handler held its thread.
+    /// Notes for how long a handler that is not done held its thread: others are not to wait for its end to be spared.
+    pub(super) fn note_unfinished(&self, held: Duration) {
+        if held > Self::SLOW {
+            self.note(held);
+        }
+    }
+
+    /// Notes for how long a handler held its thread, all in all.
     pub(super) fn note(&self, polled: Duration) {
         let trust = self.0.load(Ordering::Relaxed);
         let trust = match polled {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tasker_worker_rust::broker::topology::{DELIVERY_LIMIT, ExchangeKind, Names, QueueKind, Topology};
+use tasker_worker_rust::broker::topology::{DELIVERY_LIMIT, ExchangeKind, Names, Queue, QueueKind, Topology};
 use tasker_worker_rust::message::{
     CORRELATION_ID_BYTES, ControlMessage, StepExecutionRequest, StepExecutionResult,
 };
@@ -274,22 +274,28 @@ fn the_topology_tables_are_the_topology() {
         .collect();
     assert_eq!(documented, exchanges);
 
-    let bindings: BTreeSet<_> = topology
-        .bindings
-        .iter()
-        .map(|binding| {
-            let queue = topology.queues.iter().find(|queue| queue.name == binding.queue).unwrap();
-            let key = Some(named(&binding.routing_key)).filter(|key| !key.is_empty());
-            (named(&binding.queue), binding.exchange.clone(), key, queue.dead_letter_exchange.clone())
-        })
-        .collect();
+    let bindings = |queue: &Queue| {
+        let of_it: Vec<_> = topology.bindings.iter().filter(|binding| binding.queue == queue.name).collect();
+        let bound = of_it.iter().map(|binding| {
+            (Some(binding.exchange.clone()), Some(named(&binding.routing_key)).filter(|key| !key.is_empty()))
+        });
+        let unbound = of_it.is_empty().then_some((None, None));
+        let (name, letters) = (named(&queue.name), queue.dead_letter_exchange.clone());
+        let row = move |(exchange, key)| (name.clone(), exchange, key, letters.clone());
+        bound.chain(unbound).map(row).collect::<Vec<_>>()
+    };
+    let bindings: BTreeSet<_> = topology.queues.iter().flat_map(bindings).collect();
     let documented = table("| queue | bound to | by the pattern | dead-letters to | holds |");
     let documented: BTreeSet<_> = documented
         .iter()
         .map(|row| {
-            let key = Some(&row[2]).filter(|cell| *cell != "(none)").map(|cell| code(cell).to_owned());
-            let letters = Some(&row[3]).filter(|cell| *cell != "nothing").map(|cell| code(cell).to_owned());
-            (code(&row[0]).to_owned(), code(&row[1]).to_owned(), key, letters)
+            let name = |cell: &str, none: &str| (cell != none).then(|| code(cell).to_owned());
+            (
+                code(&row[0]).to_owned(),
+                name(&row[1], "nothing"),
+                name(&row[2], "(none)"),
+                name(&row[3], "nothing"),
+            )
         })
         .collect();
     assert_eq!(documented, bindings);

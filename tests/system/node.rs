@@ -40,6 +40,15 @@ impl Node {
         String::from_utf8(done.stdout).unwrap()
     }
 
+    /// The lines of its log with these words.
+    pub(crate) fn logged(&self, words: &str) -> Vec<String> {
+        let log = self.directory.path().join("log");
+        let files =
+            log.read_dir().unwrap().map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap());
+        let text: String = files.collect();
+        text.lines().filter(|line| line.contains(words)).map(str::to_owned).collect()
+    }
+
     /// A script that is `rabbitmqctl` for this node.
     pub(crate) fn wrapper(&self) -> String {
         format!("#!/bin/sh\nexec {SCRIPT} ctl {} \"$@\"\n", self.directory.path().display())

@@ -251,6 +251,8 @@ async fn a_pause_outlives_the_broker_rabbitmq() {
     tokio::task::block_in_place(|| node.restart());
     let mut status = desk.broker.status();
     within(status.wait_for(|status| *status == BrokerStatus::Connected)).await.expect("the broker lives");
+    // Also of what was done before the order: a node that stops writes all it has to say.
+    assert_eq!(node.logged("no queue"), Vec::<String>::new());
     let mut request = desk.request("wait", json!({}));
     request.namespace = KEPT.to_owned();
     waiting(&desk, KEPT, 0).await;

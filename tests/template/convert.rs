@@ -309,6 +309,9 @@ fn templates() -> impl Strategy<Value = String> {
 }
 
 proptest! {
+    // Each is read twenty times.
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 3, ..ProptestConfig::default() })]
+
     #[test]
     fn any_valid_template_means_the_same_in_the_current_format(text in templates()) {
         assert_means_the_same(&text);

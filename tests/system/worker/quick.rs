@@ -73,15 +73,17 @@ async fn a_handler_that_begins_to_block_holds_up_the_others_once(kind: Kind) {
 }
 
 async fn those_that_wait_beside_one_that_blocks_go_on_without_it(kind: Kind) {
-    let (begun, blocks, meets) =
-        (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-    let (first_begun, may_block) = (begun.clone(), blocks.clone());
+    let gate = || Arc::new(Semaphore::new(0));
+    let (begun, blocks, ends, meets) = (gate(), gate(), gate(), gate());
+    let (first_begun, may_block, may_end) = (begun.clone(), blocks.clone(), ends.clone());
     let blocking = move |_: Step<i64>| {
-        let (begun, may_block) = (first_begun.clone(), may_block.clone());
+        let (begun, may_block, may_end) = (first_begun.clone(), may_block.clone(), may_end.clone());
         async move {
             begun.add_permits(1);
             may_block.acquire().await?.forget();
             hold_the_thread();
+            begun.add_permits(1);
+            may_end.acquire().await?.forget();
             Ok(())
         }
     };
@@ -106,13 +108,15 @@ async fn those_that_wait_beside_one_that_blocks_go_on_without_it(kind: Kind) {
     }
     within(begun.acquire_many(3)).await.unwrap().forget();
     blocks.add_permits(1);
-    desk.next_result().await;
+    within(begun.acquire()).await.unwrap().forget();
 
     // Each waits for the other, and holds its thread meanwhile.
     meets.add_permits(2);
     for _ in 0..2 {
-        assert_eq!(desk.next_result().await.status, ResultStatus::Completed);
+        assert_eq!(desk.next_result().await.step_name, "meet");
     }
+    ends.add_permits(1);
+    assert_eq!(desk.next_result().await.step_name, "blocking");
     worker.shutdown().await;
     desk.close().await;
 }
