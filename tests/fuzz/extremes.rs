@@ -88,7 +88,7 @@ fn a_huge_template_is_read_or_refused_in_time() {
             template(&format!("steps:\n{}", (0..steps).map(step).collect::<String>()))
         };
         assert_eq!(parse(&chain(1_000), None).unwrap().template.steps.len(), 1_000);
-        assert!(!parse(&chain(20_000), None).unwrap_err().is_empty());
+        assert!(parse(&chain(60_000), None).is_err_and(|mistakes| !mistakes.is_empty()));
         let strangers: String = (0..5_000).map(|index| format!("unknown{index}: 1\n")).collect();
         assert!(parse(&template(&strangers), None).unwrap_err().len() > 1);
         let long = template(&format!("description: {}\nsteps:\n  - name: a\n", "x".repeat(16 << 20)));
