@@ -79,11 +79,11 @@ async fn forward(
             biased;
             () = &mut stopping, if !cancelled => None,
             _ = flow.wait_for(|flow| *flow != Flow::Running), if !cancelled => None,
-            Some(begun) = waiting.next(), if !waiting.is_empty() => {
-                hand_over(core, begun);
+            Some(rest) = waiting.next(), if !waiting.is_empty() => {
+                hand_over(core, rest);
                 // And whatever else is done by now.
-                while let Some(Some(begun)) = waiting.next().now_or_never() {
-                    hand_over(core, begun);
+                while let Some(Some(rest)) = waiting.next().now_or_never() {
+                    hand_over(core, rest);
                 }
                 continue;
             }
@@ -113,8 +113,8 @@ async fn forward(
 }
 
 /// What is not done yet goes on in a task of its own.
-fn hand_over(core: &SharedCore, begun: Option<Life>) {
-    if let Some(life) = begun {
+fn hand_over(core: &SharedCore, rest: Option<Life>) {
+    if let Some(life) = rest {
         core.runtime.spawn(life);
     }
 }

@@ -23,6 +23,10 @@ const LOOKS: Duration = Duration::from_secs(60);
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tasker-worker-rust");
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
+/// What the tests ask of these two decides how they, and all that need them, are built. Asked for here too, they are not
+/// built anew.
+const AS_FOR_TESTS: &str = "cargo add --quiet tempfile tokio --features tokio/test-util";
+
 /// A shell in an empty directory, with the program in its path, a broker of its own prefix, and cargo set to build
 /// with what the tests were built with, from what is on this machine.
 struct Shell {
@@ -193,7 +197,9 @@ fn here(command: &str, shell: &Shell) -> String {
     match command {
         "cargo install tasker-worker-rust" => "tasker-worker-rust --version".to_owned(),
         "cargo add tasker-worker-rust" => {
-            format!("cp {ROOT}/Cargo.lock . && cargo add --quiet --path {ROOT} tasker-worker-rust")
+            format!(
+                "cp {ROOT}/Cargo.lock . && cargo add --quiet --path {ROOT} tasker-worker-rust; {AS_FOR_TESTS}"
+            )
         }
         other => other.replace("http://127.0.0.1:8080", &shell.api),
     }
@@ -203,7 +209,7 @@ fn here(command: &str, shell: &Shell) -> String {
 async fn a_new_project_builds_passes_its_tests_and_greets_rabbitmq() {
     let mut shell = Shell::new();
     shell.shows(&format!("tasker-worker-rust new my-greeter --library {ROOT}"), &["my-greeter is ready"]);
-    shell.run(&format!("cd my-greeter; cp {ROOT}/Cargo.lock ."));
+    shell.run(&format!("cd my-greeter; cp {ROOT}/Cargo.lock .; {AS_FOR_TESTS}"));
     shell.shows("cargo test --quiet", &["test result: ok. 2 passed"]);
     shell.shows("tasker-worker-rust template validate", &["my_greeter welcome 1.0.0 1"]);
     shell.start("tasker-worker-rust orchestrator");
