@@ -23,7 +23,7 @@ use crate::wire::Flaw;
 use crate::world::World;
 
 /// Seeds run where nobody asks for more.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 250;
 
 /// Seeds that fail are told of up to this number.
 const FAILURES: usize = 3;

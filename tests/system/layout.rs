@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use syn::{Item, UseTree};
 
@@ -72,8 +73,9 @@ fn never(files: &[&str], words: &[&str]) {
     assert!(culprits.is_empty(), "{files:?} must not say {words:?}:\n{}", culprits.join("\n"));
 }
 
-/// Everything that is imported under `src`, from the crate's root on: `crate::broker::Acker`, `std::fs`.
-fn imports() -> Vec<(String, String)> {
+/// Everything that is imported under `src`, from the crate's root on: `crate::broker::Acker`, `std::fs`. Reading all of it
+/// takes seconds.
+static IMPORTS: LazyLock<Vec<(String, String)>> = LazyLock::new(|| {
     let mut found = Vec::new();
     for (file, text) in files("src") {
         let mut here =
@@ -90,7 +92,7 @@ fn imports() -> Vec<(String, String)> {
     }
     assert!(found.len() > 1_000, "the imports were not found");
     found
-}
+});
 
 fn flatten(tree: &UseTree, here: &str, path: String, found: &mut impl FnMut(String)) {
     let join = |path: String, name: &str| match name {
@@ -113,12 +115,11 @@ fn flatten(tree: &UseTree, here: &str, path: String, found: &mut impl FnMut(Stri
 
 /// Fails with every import of `files` that is `forbidden`.
 fn no_import(files: &[&str], forbidden: impl Fn(&str) -> bool) {
-    let imports = imports();
-    let of_files = imports.iter().filter(|(file, _)| files.iter().any(|name| file.starts_with(name)));
+    let of_files = IMPORTS.iter().filter(|(file, _)| files.iter().any(|name| file.starts_with(name)));
     let culprits: Vec<_> = of_files.filter(|(_, path)| forbidden(path)).collect();
     assert!(culprits.is_empty(), "{files:?} must not import {culprits:#?}");
     for name in files {
-        assert!(imports.iter().any(|(file, _)| file.starts_with(name)), "there is no {name} any more");
+        assert!(IMPORTS.iter().any(|(file, _)| file.starts_with(name)), "there is no {name} any more");
     }
 }
 
