@@ -69,7 +69,7 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/rabbitmq-node
 
 fn script(action: &str, directory: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(SCRIPT);
-    command.arg(action).arg(directory).args(arguments).stdin(Stdio::null());
+    command.env("RABBITMQ_ONE_CORE", "yes").arg(action).arg(directory).args(arguments).stdin(Stdio::null());
     // What the node leaves running must not keep our pipes open.
     if action == "start" {
         command.stdout(Stdio::null()).stderr(Stdio::null());
