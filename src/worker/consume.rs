@@ -61,6 +61,9 @@ pub(super) async fn consume(
             drop(reporting.detach());
             return;
         }
+        // What it has to say of this subscription must not come after what is said next.
+        reporting.abort();
+        let _ = reporting.await;
     }
 }
 

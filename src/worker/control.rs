@@ -15,11 +15,9 @@ use super::pause::Flow;
 use crate::broker::{Broker, ConsumerState, Disposition, Subscription};
 use crate::message::{ControlMessage, StepExecutionRequest};
 
-/// A queue's length, as RabbitMQ tells it, is at most this old.
-const COUNT_LAG: Duration = Duration::from_millis(500);
-
-/// However much RabbitMQ has to do.
-const LONGEST_LAG: Duration = Duration::from_secs(5);
+/// When to look what was said while nobody listened, the next time last. RabbitMQ counts a queue as empty whose leader does not
+/// answer within a quarter of a second, so that one with much to do hides a pause: the last look alone ends one.
+const LOOKS: [Duration; 3] = [Duration::from_secs(15), Duration::from_secs(5), Duration::from_millis(500)];
 
 /// Cancelled tasks remembered, for requests of theirs that are still queued.
 const REMEMBERED: usize = 10_000;
@@ -27,20 +25,19 @@ const REMEMBERED: usize = 10_000;
 /// Applies control messages until the subscription ends.
 pub(super) async fn listen(core: SharedCore, broker: Arc<dyn Broker>, mut subscription: Subscription) {
     let mut state = subscription.state();
-    // When to look what was said while nobody listened, the next time last.
     let mut looks = Vec::new();
     loop {
         let delivery = tokio::select! {
             delivery = subscription.recv() => delivery,
             Ok(()) = state.changed() => {
                 if *state.borrow_and_update() == ConsumerState::Consuming {
-                    looks = [LONGEST_LAG, COUNT_LAG].map(|lag| Instant::now() + lag).into();
+                    looks = LOOKS.map(|after| Instant::now() + after).into();
                 }
                 continue;
             }
             () = sleep_until(looks.last().copied()) => {
                 looks.pop();
-                core.pauses.look(&*broker, &core.names).await;
+                core.pauses.look(&*broker, &core.names, looks.is_empty()).await;
                 continue;
             }
         };
@@ -65,10 +62,10 @@ pub(super) async fn listen(core: SharedCore, broker: Arc<dyn Broker>, mut subscr
     }
 }
 
-/// A count may be from before an order that was heard.
-fn put_off(looks: &mut [Instant]) {
-    let sure = Instant::now() + LONGEST_LAG;
-    looks.iter_mut().for_each(|look| *look = sure);
+/// Until a count is surely from after an order that was heard.
+fn put_off(looks: &mut Vec<Instant>) {
+    looks.truncate(1);
+    looks.iter_mut().for_each(|look| *look = Instant::now() + LOOKS[0]);
 }
 
 /// What runs, and the tasks lately cancelled.

@@ -59,13 +59,13 @@ impl Pauses {
         let _ = flow.wait_for(|flow| *flow == Flow::HandBack).await;
     }
 
-    /// Asks the broker which namespaces are paused.
-    pub(super) async fn look(&self, broker: &dyn Broker, names: &Names) {
+    /// Asks the broker which namespaces are paused. That none is to be seen ends a pause only where it `may_end`.
+    pub(super) async fn look(&self, broker: &dyn Broker, names: &Names, may_end: bool) {
         for (namespace, flow) in &self.0 {
             match pause::is_paused(broker, names, namespace).await {
                 Ok(true) if *flow.borrow() == Flow::Running => self.set(namespace, Flow::Paused),
-                Ok(true) => {}
-                Ok(false) => self.set(namespace, Flow::Running),
+                Ok(false) if may_end => self.set(namespace, Flow::Running),
+                Ok(_) => {}
                 Err(error) => {
                     warn!(namespace, %error, "Whether the namespace is paused cannot be told; it stays as it is");
                 }

@@ -1,5 +1,6 @@
 //! Pausing namespaces, from the orchestrator's and the operator's side.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -176,11 +177,23 @@ async fn draining_hands_back_what_has_not_begun(kind: Kind) {
     close(desk).await;
 }
 
-/// A broker with so much to do that its counts are old: of the first two looks, neither shows an order.
+/// A broker with so much to do that some looks at a queue do not show what is in it.
 #[derive(Debug)]
 struct Busy {
     broker: Arc<dyn Broker>,
     looks: AtomicU32,
+    blind: Range<u32>,
+}
+
+impl Busy {
+    fn new(desk: &Desk, blind: Range<u32>) -> Arc<Self> {
+        Arc::new(Self { broker: desk.broker.clone(), looks: AtomicU32::new(0), blind })
+    }
+
+    async fn looked_at(&self, times: u32) {
+        let looked = async || (self.looks.load(Ordering::Relaxed) >= times).then_some(());
+        eventually("the worker looks", looked).await;
+    }
 }
 
 impl Broker for Busy {
@@ -201,7 +214,7 @@ impl Broker for Busy {
     }
 
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Option<u64>, BrokerError>> {
-        if queue.contains("paused") && self.looks.fetch_add(1, Ordering::Relaxed) < 2 {
+        if queue.contains("paused") && self.blind.contains(&self.looks.fetch_add(1, Ordering::Relaxed)) {
             return Box::pin(async { Ok(Some(0)) });
         }
         self.broker.depth(queue)
@@ -220,13 +233,48 @@ impl Broker for Busy {
 async fn a_pause_that_a_worker_neither_heard_nor_saw_when_it_started_is_found_a_little_later() {
     let desk = Desk::open(Kind::Embedded).await;
     order(&desk, NAMESPACE, false).await;
-    let broker = Arc::new(Busy { broker: desk.broker.clone(), looks: AtomicU32::new(0) });
+    let broker = Busy::new(&desk, 0..2);
     let (gate, _) = Gate::new();
     let worker =
         RustWorker::new(desk.config.clone()).namespace(gate.namespace(NAMESPACE)).broker(broker.clone());
     let worker = worker.start().await.expect("the settings are right");
     shows(&worker, NAMESPACE, "paused").await;
     assert_eq!(broker.looks.load(Ordering::Relaxed), 3);
+    worker.shutdown().await;
+    close(desk).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_that_a_busy_broker_does_not_show_for_a_while_goes_on() {
+    let desk = Desk::open(Kind::Embedded).await;
+    order(&desk, NAMESPACE, false).await;
+    desk.ask("wait", json!({})).await;
+    let broker = Busy::new(&desk, 1..3);
+    let (gate, mut has_begun) = Gate::new();
+    let worker =
+        RustWorker::new(desk.config.clone()).namespace(gate.namespace(NAMESPACE)).broker(broker.clone());
+    let worker = worker.start().await.expect("the settings are right");
+    broker.looked_at(4).await;
+    shows(&worker, NAMESPACE, "paused").await;
+    waiting(&desk, NAMESPACE, 1).await;
+    assert!(has_begun.try_recv().is_err(), "nothing begins while it is paused");
+    worker.shutdown().await;
+    close(desk).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_a_worker_did_not_hear_of_is_found_at_last() {
+    let desk = Desk::open(Kind::Embedded).await;
+    order(&desk, NAMESPACE, false).await;
+    // The first look shows the pause; then it is taken away in silence.
+    let broker = Busy::new(&desk, 1..u32::MAX);
+    let (gate, _) = Gate::new();
+    let worker =
+        RustWorker::new(desk.config.clone()).namespace(gate.namespace(NAMESPACE)).broker(broker.clone());
+    let worker = worker.start().await.expect("the settings are right");
+    shows(&worker, NAMESPACE, "paused").await;
+    shows(&worker, NAMESPACE, "consuming").await;
+    assert_eq!(broker.looks.load(Ordering::Relaxed), 4);
     worker.shutdown().await;
     close(desk).await;
 }
