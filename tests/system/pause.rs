@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::node::Node;
 use crate::on_both_brokers;
 use crate::program::Program;
-use crate::support::{Desk, Kind, NAMESPACE, delete, eventually, settings, within};
+use crate::support::{Desk, Kind, NAMESPACE, eventually, settings, within};
 
 on_both_brokers! {
     a_paused_namespace_takes_nothing_finishes_what_it_has_and_goes_on_when_resumed
@@ -75,15 +75,6 @@ async fn end(desk: &Desk, namespace: &str) {
     assert_eq!(is_paused(&*desk.broker, &desk.names, namespace).await, Ok(false));
 }
 
-async fn close(desk: Desk) {
-    let pause = Topology::of_pause(&desk.names, desk.config.broker.queue_kind, NAMESPACE);
-    let kind = desk.kind;
-    desk.close().await;
-    if kind == Kind::RabbitMq {
-        delete(&pause).await;
-    }
-}
-
 async fn a_paused_namespace_takes_nothing_finishes_what_it_has_and_goes_on_when_resumed(kind: Kind) {
     let mut desk = Desk::open(kind).await;
     let (gate, mut has_begun) = Gate::new();
@@ -116,7 +107,7 @@ async fn a_paused_namespace_takes_nothing_finishes_what_it_has_and_goes_on_when_
     }
     worker.shutdown().await;
     waiting(&desk, NAMESPACE, 0).await;
-    close(desk).await;
+    desk.close().await;
 }
 
 async fn a_pause_outlives_the_worker_and_meets_those_that_start_later(kind: Kind) {
@@ -139,7 +130,7 @@ async fn a_pause_outlives_the_worker_and_meets_those_that_start_later(kind: Kind
     end(&desk, NAMESPACE).await;
     assert_eq!(desk.next_result().await.step_uuid, request.step_uuid);
     worker.shutdown().await;
-    close(desk).await;
+    desk.close().await;
 }
 
 async fn draining_hands_back_what_has_not_begun(kind: Kind) {
@@ -174,7 +165,7 @@ async fn draining_hands_back_what_has_not_begun(kind: Kind) {
     end(&desk, NAMESPACE).await;
     assert_eq!(desk.next_result().await.attempt, 1);
     worker.shutdown().await;
-    close(desk).await;
+    desk.close().await;
 }
 
 /// A broker with so much to do that some looks at a queue do not show what is in it.
@@ -241,7 +232,7 @@ async fn a_pause_that_a_worker_neither_heard_nor_saw_when_it_started_is_found_a_
     shows(&worker, NAMESPACE, "paused").await;
     assert_eq!(broker.looks.load(Ordering::Relaxed), 3);
     worker.shutdown().await;
-    close(desk).await;
+    desk.close().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -259,7 +250,7 @@ async fn a_pause_that_a_busy_broker_does_not_show_for_a_while_goes_on() {
     waiting(&desk, NAMESPACE, 1).await;
     assert!(has_begun.try_recv().is_err(), "nothing begins while it is paused");
     worker.shutdown().await;
-    close(desk).await;
+    desk.close().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -276,7 +267,7 @@ async fn an_end_that_a_worker_did_not_hear_of_is_found_at_last() {
     shows(&worker, NAMESPACE, "consuming").await;
     assert_eq!(broker.looks.load(Ordering::Relaxed), 4);
     worker.shutdown().await;
-    close(desk).await;
+    desk.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -340,5 +331,5 @@ async fn the_program_pauses_and_resumes() {
     assert_eq!(within(has_begun.recv()).await.as_deref(), Some(NAMESPACE));
     gate.may_end.add_permits(1);
     worker.shutdown().await;
-    close(desk).await;
+    desk.close().await;
 }
