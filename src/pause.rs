@@ -6,10 +6,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::broker::topology::{Names, QueueKind, Topology};
-use crate::broker::{Broker, BrokerError, Disposition, Message, Properties, PublishError, Source};
+use crate::broker::{
+    Broker, BrokerError, ConsumerState, Disposition, Message, Properties, PublishError, Source,
+};
 use crate::message::{ControlMessage, encode};
 
 /// Whether a namespace is paused.
@@ -50,18 +53,34 @@ pub async fn resume(
     namespace: &str,
 ) -> Result<(), BrokerError> {
     broker.declare(&Topology::of_pause(names, kind, namespace)).await?;
-    let mut pauses = broker.subscribe(Source::Queue(names.paused_queue(namespace)), PAUSES);
+    let queue = names.paused_queue(namespace);
+    let mut pauses = broker.subscribe(Source::Queue(queue.clone()), PAUSES);
+    let mut state = pauses.state();
     loop {
-        match tokio::time::timeout(TAKING, pauses.recv()).await {
+        // Whoever may consume has had the queue's own answer. A count alone is 0, too, where it does not answer.
+        let consuming = state.wait_for(|state| *state == ConsumerState::Consuming);
+        match timeout(CONSUMING, consuming).await.map(|state| state.is_ok()) {
+            Ok(true) => {}
+            Ok(false) => return Err(BrokerError::Closed),
+            Err(_) => return Err(silent(&queue, &state.borrow())),
+        }
+        match timeout(TAKING, pauses.recv()).await {
             // One that was cut off comes again.
             Ok(Some(pause)) => drop(pause.acker.settle(Disposition::Ack)),
             Ok(None) => return Err(BrokerError::Closed),
-            Err(_) if !is_paused(broker, names, namespace).await? => break,
-            Err(_) => {}
+            Err(_) => {
+                let throughout = state.has_changed().is_ok_and(|changed| !changed);
+                if throughout && !is_paused(broker, names, namespace).await? {
+                    break;
+                }
+            }
         }
     }
     tell(broker, names, &ControlMessage::ResumeNamespace { namespace: namespace.to_owned() }).await
 }
+
+/// How long a queue may take to answer.
+const CONSUMING: Duration = Duration::from_secs(30);
 
 /// How long the broker may take to hand out a pause. Longer than its count of them is old.
 const TAKING: Duration = Duration::from_secs(1);
@@ -90,6 +109,11 @@ async fn publish(
     };
     let message = Message { exchange, routing_key, body: Bytes::from(encode(order)), properties };
     broker.publisher().publish(message).await
+}
+
+fn silent(queue: &str, state: &ConsumerState) -> BrokerError {
+    let reason = state.reason().unwrap_or("it does not answer");
+    BrokerError::Refused(format!("the pause may go on, give the order again; queue {queue}: {reason}"))
 }
 
 fn failed(error: PublishError) -> BrokerError {

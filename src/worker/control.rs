@@ -4,56 +4,45 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::SharedCore;
 use super::dispatch::Work;
-use super::execute::sleep_until;
 use super::pause::Flow;
+use super::{Core, SharedCore};
 use crate::broker::{Broker, ConsumerState, Disposition, Subscription};
 use crate::message::{ControlMessage, StepExecutionRequest};
 
-/// When to look what was said while nobody listened, the next time last. RabbitMQ counts a queue as empty whose leader does not
-/// answer within a quarter of a second, so that one with much to do hides a pause: the last look alone ends one.
-const LOOKS: [Duration; 3] = [Duration::from_secs(15), Duration::from_secs(5), Duration::from_millis(500)];
+/// When to look for what was said while nobody listened.
+const LOOKS: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(5), Duration::from_secs(15)];
+
+/// And from then on, for what a broker with much to do has not shown yet.
+const LATER_LOOKS: Duration = Duration::from_secs(30);
 
 /// Cancelled tasks remembered, for requests of theirs that are still queued.
 const REMEMBERED: usize = 10_000;
 
-/// Applies control messages until the subscription ends.
-pub(super) async fn listen(core: SharedCore, broker: Arc<dyn Broker>, mut subscription: Subscription) {
-    let mut state = subscription.state();
-    let mut looks = Vec::new();
-    loop {
-        let delivery = tokio::select! {
-            delivery = subscription.recv() => delivery,
-            Ok(()) = state.changed() => {
-                if *state.borrow_and_update() == ConsumerState::Consuming {
-                    looks = LOOKS.map(|after| Instant::now() + after).into();
-                }
-                continue;
-            }
-            () = sleep_until(looks.last().copied()) => {
-                looks.pop();
-                core.pauses.look(&*broker, &core.names, looks.is_empty()).await;
-                continue;
-            }
-        };
-        let Some(delivery) = delivery else { return };
+/// Applies control messages until the subscription ends, and looks for what they have not told.
+pub(super) async fn listen(core: SharedCore, broker: Arc<dyn Broker>, subscription: Subscription) {
+    let state = subscription.state();
+    // Beside each other: while the broker is slow to answer, its messages count all the same.
+    tokio::join!(follow(&core, subscription), look_for_pauses(&core, &*broker, state));
+}
+
+async fn follow(core: &Core, mut subscription: Subscription) {
+    while let Some(delivery) = subscription.recv().await {
         match ControlMessage::decode(&delivery.body) {
             Ok(ControlMessage::CancelTask { task_uuid }) => core.cancellations.cancel(task_uuid),
             Ok(ControlMessage::StopStep { step_uuid, replays }) => {
                 core.cancellations.stop(step_uuid, replays)
             }
             Ok(ControlMessage::PauseNamespace { namespace, hand_back }) => {
-                put_off(&mut looks);
-                core.pauses.set(&namespace, if hand_back { Flow::HandBack } else { Flow::Paused });
+                core.pauses.order(&namespace, if hand_back { Flow::HandBack } else { Flow::Paused });
             }
             Ok(ControlMessage::ResumeNamespace { namespace }) => {
-                put_off(&mut looks);
-                core.pauses.set(&namespace, Flow::Running);
+                core.pauses.order(&namespace, Flow::Running);
             }
             Err(error) => tracing::warn!(%error, "Ignored a control message that was not understood"),
         }
@@ -62,10 +51,24 @@ pub(super) async fn listen(core: SharedCore, broker: Arc<dyn Broker>, mut subscr
     }
 }
 
-/// Until a count is surely from after an order that was heard.
-fn put_off(looks: &mut Vec<Instant>) {
-    looks.truncate(1);
-    looks.iter_mut().for_each(|look| *look = Instant::now() + LOOKS[0]);
+/// Each time that control messages arrive again, until they never will.
+async fn look_for_pauses(core: &Core, broker: &dyn Broker, mut state: watch::Receiver<ConsumerState>) {
+    while state.wait_for(|state| *state == ConsumerState::Consuming).await.is_ok() {
+        for look in looks_from(Instant::now()) {
+            tokio::select! {
+                changed = state.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                () = time::sleep_until(look) => core.pauses.look(broker, &core.names).await,
+            }
+        }
+    }
+}
+
+fn looks_from(start: Instant) -> impl Iterator<Item = Instant> {
+    let [.., last] = LOOKS;
+    LOOKS.into_iter().chain((1..).map(move |n| last + n * LATER_LOOKS)).map(move |after| start + after)
 }
 
 /// What runs, and the tasks lately cancelled.

@@ -128,7 +128,7 @@ fn after(answer: StepResult<Json>, cancelled: bool, interrupted: bool) -> Outcom
 }
 
 /// For ever without a deadline.
-pub(super) async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+async fn sleep_until(deadline: Option<tokio::time::Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,

@@ -1,8 +1,11 @@
 //! Which namespaces an operator has paused: told by the control exchange, and kept by the broker over restarts.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::broker::Broker;
@@ -21,21 +24,41 @@ pub(super) enum Flow {
     HandBack,
 }
 
+/// So many looks in a row have to see no pause before one ends: RabbitMQ counts a queue as empty whose leader does not answer
+/// within a quarter of a second, so that one with much to do hides a pause.
+const AGREED: u32 = 3;
+
+/// So long after an order was heard, a count of the broker's may be from before it.
+const STALE: Duration = Duration::from_secs(5);
+
 /// One for each namespace served.
-pub(super) struct Pauses(BTreeMap<String, watch::Sender<Flow>>);
+pub(super) struct Pauses(BTreeMap<String, Pause>);
 
-impl Pauses {
-    pub(super) fn new(namespaces: &[String]) -> Self {
-        Self(namespaces.iter().map(|name| (name.clone(), watch::channel(Flow::Running).0)).collect())
+struct Pause {
+    flow: watch::Sender<Flow>,
+    known: Mutex<Known>,
+}
+
+/// Where the knowledge of a namespace comes from.
+#[derive(Default)]
+struct Known {
+    heard: Option<Instant>,
+    /// Looks in a row that saw no pause.
+    unseen: u32,
+}
+
+impl Pause {
+    fn new() -> Self {
+        Self { flow: watch::Sender::new(Flow::Running), known: Mutex::default() }
     }
 
-    pub(super) fn watch(&self, namespace: &str) -> Option<watch::Receiver<Flow>> {
-        self.0.get(namespace).map(watch::Sender::subscribe)
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        // Nothing panics while holding it.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn set(&self, namespace: &str, flow: Flow) {
-        let Some(known) = self.0.get(namespace) else { return };
-        if known.send_if_modified(|known| std::mem::replace(known, flow) != flow) {
+    fn set(&self, namespace: &str, flow: Flow) {
+        if self.flow.send_if_modified(|known| std::mem::replace(known, flow) != flow) {
             let paused = flow != Flow::Running;
             METRICS.consumer_paused.with_label_values(&[namespace]).set(i64::from(paused));
             info!(
@@ -47,9 +70,39 @@ impl Pauses {
         }
     }
 
+    fn seen(&self, namespace: &str, paused: bool) {
+        let unseen = {
+            let mut known = self.known();
+            known.unseen = if paused { 0 } else { known.unseen.saturating_add(1) };
+            known.unseen
+        };
+        if paused && *self.flow.borrow() == Flow::Running {
+            self.set(namespace, Flow::Paused);
+        } else if unseen >= AGREED {
+            self.set(namespace, Flow::Running);
+        }
+    }
+}
+
+impl Pauses {
+    pub(super) fn new(namespaces: &[String]) -> Self {
+        Self(namespaces.iter().map(|name| (name.clone(), Pause::new())).collect())
+    }
+
+    pub(super) fn watch(&self, namespace: &str) -> Option<watch::Receiver<Flow>> {
+        self.0.get(namespace).map(|pause| pause.flow.subscribe())
+    }
+
+    /// Follows an order.
+    pub(super) fn order(&self, namespace: &str, flow: Flow) {
+        let Some(pause) = self.0.get(namespace) else { return };
+        *pause.known() = Known { heard: Some(Instant::now()), unseen: 0 };
+        pause.set(namespace, flow);
+    }
+
     /// Whether requests that were not begun go back.
     pub(super) fn hands_back(&self, namespace: &str) -> bool {
-        self.0.get(namespace).is_some_and(|flow| *flow.borrow() == Flow::HandBack)
+        self.0.get(namespace).is_some_and(|pause| *pause.flow.borrow() == Flow::HandBack)
     }
 
     /// Ends once requests that were not begun go back; never while they do not.
@@ -59,13 +112,12 @@ impl Pauses {
         let _ = flow.wait_for(|flow| *flow == Flow::HandBack).await;
     }
 
-    /// Asks the broker which namespaces are paused. That none is to be seen ends a pause only where it `may_end`.
-    pub(super) async fn look(&self, broker: &dyn Broker, names: &Names, may_end: bool) {
-        for (namespace, flow) in &self.0 {
+    /// Asks the broker which namespaces are paused. Its answer does not count where an order has just been heard.
+    pub(super) async fn look(&self, broker: &dyn Broker, names: &Names) {
+        for (namespace, pause) in &self.0 {
             match pause::is_paused(broker, names, namespace).await {
-                Ok(true) if *flow.borrow() == Flow::Running => self.set(namespace, Flow::Paused),
-                Ok(false) if may_end => self.set(namespace, Flow::Running),
-                Ok(_) => {}
+                Ok(_) if pause.known().heard.is_some_and(|at| at.elapsed() < STALE) => {}
+                Ok(paused) => pause.seen(namespace, paused),
                 Err(error) => {
                     warn!(namespace, %error, "Whether the namespace is paused cannot be told; it stays as it is");
                 }

@@ -38,7 +38,7 @@ pub(super) async fn supervise(
         () = ensure_topology(&core, broker.as_ref(), &states) => {}
     }
     let control = broker.subscribe(Source::Broadcast(core.names.control()), CONTROL_PREFETCH);
-    core.pauses.look(&*broker, &core.names, false).await;
+    core.pauses.look(&*broker, &core.names).await;
     let consuming = states
         .into_iter()
         .map(|(namespace, state)| consume::consume(core.clone(), broker.clone(), namespace, state));

@@ -1,24 +1,23 @@
 //! Pausing namespaces, from the orchestrator's and the operator's side.
 
-use std::ops::Range;
+mod looks;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use serde_json::json;
-use tasker_worker_rust::broker::topology::Topology;
-use tasker_worker_rust::broker::{
-    BoxFuture, Broker, BrokerError, BrokerStatus, Publisher, Source, Subscription,
-};
+use tasker_worker_rust::broker::BrokerStatus;
 use tasker_worker_rust::ops::health::Health;
 use tasker_worker_rust::ops::metrics::METRICS;
 use tasker_worker_rust::pause::{is_paused, pause, resume};
 use tasker_worker_rust::{Namespace, RunningWorker, RustWorker, Step, StepResult};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{sleep, timeout};
 
 use crate::node::Node;
 use crate::on_both_brokers;
 use crate::program::Program;
-use crate::support::{Desk, Kind, NAMESPACE, eventually, settings, within};
+use crate::support::{DEADLINE, Desk, Kind, NAMESPACE, eventually, settings, within};
 
 on_both_brokers! {
     a_paused_namespace_takes_nothing_finishes_what_it_has_and_goes_on_when_resumed
@@ -51,10 +50,18 @@ impl Gate {
     }
 }
 
+fn shown(worker: &RunningWorker, namespace: &str) -> serde_json::Value {
+    worker.health().status()["namespaces"][namespace]["state"].clone()
+}
+
 async fn shows(worker: &RunningWorker, namespace: &str, state: &str) {
     let health = worker.health();
-    let shown = async || (health.status()["namespaces"][namespace]["state"] == state).then_some(());
-    eventually(state, shown).await;
+    let waiting = async {
+        while shown(worker, namespace) != state {
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert!(timeout(DEADLINE, waiting).await.is_ok(), "{state} is not shown, but {}", health.status());
     assert_eq!(health.readiness().ready, ["consuming", "paused"].contains(&state), "{state}");
 }
 
@@ -164,108 +171,6 @@ async fn draining_hands_back_what_has_not_begun(kind: Kind) {
     assert!(has_begun.try_recv().is_err(), "what was handed back has not begun");
     end(&desk, NAMESPACE).await;
     assert_eq!(desk.next_result().await.attempt, 1);
-    worker.shutdown().await;
-    desk.close().await;
-}
-
-/// A broker with so much to do that some looks at a queue do not show what is in it.
-#[derive(Debug)]
-struct Busy {
-    broker: Arc<dyn Broker>,
-    looks: AtomicU32,
-    blind: Range<u32>,
-}
-
-impl Busy {
-    fn new(desk: &Desk, blind: Range<u32>) -> Arc<Self> {
-        Arc::new(Self { broker: desk.broker.clone(), looks: AtomicU32::new(0), blind })
-    }
-
-    async fn looked_at(&self, times: u32) {
-        let looked = async || (self.looks.load(Ordering::Relaxed) >= times).then_some(());
-        eventually("the worker looks", looked).await;
-    }
-}
-
-impl Broker for Busy {
-    fn publisher(&self) -> Publisher {
-        self.broker.publisher()
-    }
-
-    fn subscribe(&self, source: Source, prefetch: u16) -> Subscription {
-        self.broker.subscribe(source, prefetch)
-    }
-
-    fn declare<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<(), BrokerError>> {
-        self.broker.declare(topology)
-    }
-
-    fn verify<'a>(&'a self, topology: &'a Topology) -> BoxFuture<'a, Result<Vec<String>, BrokerError>> {
-        self.broker.verify(topology)
-    }
-
-    fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Option<u64>, BrokerError>> {
-        if queue.contains("paused") && self.blind.contains(&self.looks.fetch_add(1, Ordering::Relaxed)) {
-            return Box::pin(async { Ok(Some(0)) });
-        }
-        self.broker.depth(queue)
-    }
-
-    fn status(&self) -> watch::Receiver<BrokerStatus> {
-        self.broker.status()
-    }
-
-    fn close(&self) -> BoxFuture<'_, ()> {
-        self.broker.close()
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_pause_that_a_worker_neither_heard_nor_saw_when_it_started_is_found_a_little_later() {
-    let desk = Desk::open(Kind::Embedded).await;
-    order(&desk, NAMESPACE, false).await;
-    let broker = Busy::new(&desk, 0..2);
-    let (gate, _) = Gate::new();
-    let worker =
-        RustWorker::new(desk.config.clone()).namespace(gate.namespace(NAMESPACE)).broker(broker.clone());
-    let worker = worker.start().await.expect("the settings are right");
-    shows(&worker, NAMESPACE, "paused").await;
-    assert_eq!(broker.looks.load(Ordering::Relaxed), 3);
-    worker.shutdown().await;
-    desk.close().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_pause_that_a_busy_broker_does_not_show_for_a_while_goes_on() {
-    let desk = Desk::open(Kind::Embedded).await;
-    order(&desk, NAMESPACE, false).await;
-    desk.ask("wait", json!({})).await;
-    let broker = Busy::new(&desk, 1..3);
-    let (gate, mut has_begun) = Gate::new();
-    let worker =
-        RustWorker::new(desk.config.clone()).namespace(gate.namespace(NAMESPACE)).broker(broker.clone());
-    let worker = worker.start().await.expect("the settings are right");
-    broker.looked_at(4).await;
-    shows(&worker, NAMESPACE, "paused").await;
-    waiting(&desk, NAMESPACE, 1).await;
-    assert!(has_begun.try_recv().is_err(), "nothing begins while it is paused");
-    worker.shutdown().await;
-    desk.close().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_end_that_a_worker_did_not_hear_of_is_found_at_last() {
-    let desk = Desk::open(Kind::Embedded).await;
-    order(&desk, NAMESPACE, false).await;
-    // The first look shows the pause; then it is taken away in silence.
-    let broker = Busy::new(&desk, 1..u32::MAX);
-    let (gate, _) = Gate::new();
-    let worker =
-        RustWorker::new(desk.config.clone()).namespace(gate.namespace(NAMESPACE)).broker(broker.clone());
-    let worker = worker.start().await.expect("the settings are right");
-    shows(&worker, NAMESPACE, "paused").await;
-    shows(&worker, NAMESPACE, "consuming").await;
-    assert_eq!(broker.looks.load(Ordering::Relaxed), 4);
     worker.shutdown().await;
     desk.close().await;
 }
