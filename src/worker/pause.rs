@@ -28,7 +28,7 @@ pub(super) enum Flow {
 /// within a quarter of a second, so that one with much to do hides a pause.
 const AGREED: u32 = 3;
 
-/// So long after an order was heard, a count of the broker's may be from before it.
+/// So long after an order was heard, a count asked for may be from before it.
 const STALE: Duration = Duration::from_secs(5);
 
 /// One for each namespace served.
@@ -112,11 +112,12 @@ impl Pauses {
         let _ = flow.wait_for(|flow| *flow == Flow::HandBack).await;
     }
 
-    /// Asks the broker which namespaces are paused. Its answer does not count where an order has just been heard.
+    /// Asks the broker which namespaces are paused. Its answer does not count where an order was heard meanwhile or just before.
     pub(super) async fn look(&self, broker: &dyn Broker, names: &Names) {
         for (namespace, pause) in &self.0 {
+            let asked = Instant::now();
             match pause::is_paused(broker, names, namespace).await {
-                Ok(_) if pause.known().heard.is_some_and(|at| at.elapsed() < STALE) => {}
+                Ok(_) if pause.known().heard.is_some_and(|heard| asked < heard + STALE) => {}
                 Ok(paused) => pause.seen(namespace, paused),
                 Err(error) => {
                     warn!(namespace, %error, "Whether the namespace is paused cannot be told; it stays as it is");

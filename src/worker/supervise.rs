@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
@@ -20,13 +21,15 @@ use crate::ops::metrics::METRICS;
 const REFUSED_PAUSE: Duration = Duration::from_secs(10);
 /// The pause before the topology is tried again when the broker could not be reached.
 const UNREACHABLE_PAUSE: Duration = Duration::from_millis(250);
+/// How long steps wait for the worker to hear orders about them. One that hears none works all the same.
+const DEAF: Duration = Duration::from_secs(5);
 /// Control messages held at once.
 const CONTROL_PREFETCH: u16 = 100;
 
 /// Where each namespace's consumer stands, for whoever watches.
 pub(super) type States = BTreeMap<String, watch::Sender<ConsumerState>>;
 
-/// Makes sure of the topology, then consumes every namespace until the worker stops.
+/// Makes sure of the topology and listens to orders, then consumes every namespace until the worker stops.
 pub(super) async fn supervise(
     core: SharedCore,
     broker: Arc<dyn Broker>,
@@ -38,6 +41,11 @@ pub(super) async fn supervise(
         () = ensure_topology(&core, broker.as_ref(), &states) => {}
     }
     let control = broker.subscribe(Source::Broadcast(core.names.control()), CONTROL_PREFETCH);
+    let mut hears = control.state();
+    tokio::select! {
+        () = core.stopping.cancelled() => return,
+        _ = timeout(DEAF, hears.wait_for(|state| *state == ConsumerState::Consuming)) => {}
+    }
     core.pauses.look(&*broker, &core.names).await;
     let consuming = states
         .into_iter()

@@ -13,13 +13,13 @@ use tasker_worker_rust::broker::{
 use tasker_worker_rust::pause::{is_paused, resume};
 use tasker_worker_rust::{Namespace, RunningWorker, RustWorker};
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{Gate, end, order, shown, shows, waiting};
 use crate::support::{Desk, Kind, NAMESPACE, eventually, settings, within};
 
-/// A broker with so much to do that some looks at a queue show what was, and a queue may not answer at all.
+/// A broker with so much to do that some looks at a queue show what was, and some consumers hear nothing.
 #[derive(Debug)]
 struct Busy {
     broker: Arc<dyn Broker>,
@@ -27,13 +27,22 @@ struct Busy {
     /// The looks that show `paused`, however it is.
     wrong: Range<u32>,
     paused: bool,
-    silent: bool,
+    /// How long it takes to show that.
+    takes: Duration,
+    silent: fn(&Source) -> bool,
 }
 
 impl Busy {
     fn new(desk: &Desk) -> Self {
         let looks = AtomicU32::new(0);
-        Self { broker: desk.broker.clone(), looks, wrong: 0..0, paused: false, silent: false }
+        Self {
+            broker: desk.broker.clone(),
+            looks,
+            wrong: 0..0,
+            paused: false,
+            takes: Duration::ZERO,
+            silent: |_| false,
+        }
     }
 
     fn shows(self, paused: bool, wrong: Range<u32>) -> Arc<Self> {
@@ -58,7 +67,7 @@ impl Broker for Busy {
     }
 
     fn subscribe(&self, source: Source, prefetch: u16) -> Subscription {
-        if self.silent {
+        if (self.silent)(&source) {
             let (sender, deliveries) = mpsc::unbounded_channel();
             let (shown, state) = watch::channel(ConsumerState::Connecting("starting".to_owned()));
             tokio::spawn(async move { (shown.closed().await, sender) });
@@ -77,7 +86,10 @@ impl Broker for Busy {
 
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<Option<u64>, BrokerError>> {
         if queue.contains("paused") && self.wrong.contains(&self.looks.fetch_add(1, Ordering::Relaxed)) {
-            return Box::pin(async { Ok(Some(u64::from(self.paused))) });
+            return Box::pin(async {
+                sleep(self.takes).await;
+                Ok(Some(u64::from(self.paused)))
+            });
         }
         self.broker.depth(queue)
     }
@@ -185,10 +197,48 @@ async fn what_a_look_shows_just_after_an_order_was_heard_does_not_count() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_step_begins_before_orders_about_it_can_be_heard_but_for_a_broker_that_tells_of_none() {
+    let mut desk = Desk::open(Kind::Embedded).await;
+    desk.ask("wait", json!({})).await;
+    let deaf: fn(&Source) -> bool = |source| matches!(source, Source::Broadcast(_));
+    let broker = Arc::new(Busy { silent: deaf, ..Busy::new(&desk) });
+    let (gate, mut has_begun) = Gate::new();
+    let started = Instant::now();
+    let worker = broker.worker(&desk, &[gate.namespace(NAMESPACE)]).await;
+    within(has_begun.recv()).await.expect("it works all the same");
+    let waited = started.elapsed();
+    assert!(waited >= Duration::from_secs(5) && waited < Duration::from_secs(6), "{waited:?}");
+    gate.may_end.add_permits(1);
+    assert!(desk.next_result().await.success);
+    worker.shutdown().await;
+    desk.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn orders_count_while_a_look_takes_long_and_what_it_shows_at_last_does_not() {
+    let desk = Desk::open(Kind::Embedded).await;
+    let broker = Busy { takes: Duration::from_secs(20), ..Busy::new(&desk) }.shows(true, 1..2);
+    let (gate, _) = Gate::new();
+    let worker = broker.worker(&desk, &[gate.namespace(NAMESPACE)]).await;
+    broker.looked_at(2).await;
+    let asked = Instant::now();
+    order(&desk, NAMESPACE, false).await;
+    shows(&worker, NAMESPACE, "paused").await;
+    end(&desk, NAMESPACE).await;
+    shows(&worker, NAMESPACE, "consuming").await;
+    assert!(asked.elapsed() < broker.takes, "{:?}", asked.elapsed());
+    broker.looked_at(3).await;
+    assert_eq!(shown(&worker, NAMESPACE), "consuming");
+    worker.shutdown().await;
+    desk.close().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_pause_is_not_said_to_have_ended_while_its_queue_does_not_answer() {
     let desk = Desk::open(Kind::Embedded).await;
     order(&desk, NAMESPACE, false).await;
-    let broker = Busy { silent: true, ..Busy::new(&desk) }.shows(false, 0..u32::MAX);
+    let broker = Busy { silent: |source| matches!(source, Source::Queue(_)), ..Busy::new(&desk) }
+        .shows(false, 0..u32::MAX);
     let refused = resume(&*broker, &desk.names, desk.config.broker.queue_kind, NAMESPACE).await;
     let refused = refused.expect_err("nobody can know").to_string();
     assert!(refused.contains("give the order again") && refused.contains("starting"), "{refused}");
