@@ -177,3 +177,21 @@ pub(super) fn short(value: f64) -> String {
         _ => format!("{value:.2}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn far_off(goal: Goal, ratio: f64) -> bool {
+        Figure::new("W1", "", "steps/s", &[(ratio, Some(1.0))], Some(goal)).unwrap().missed_by_half()
+    }
+
+    #[test]
+    fn a_ratio_may_miss_its_goal_but_not_by_half() {
+        let (throughput, cost) = (Goal::AtLeast(0.9), Goal::AtMost(1.3));
+        assert!(!far_off(throughput, 0.5) && far_off(throughput, 0.4));
+        assert!(!far_off(cost, 2.5) && far_off(cost, 2.7));
+        let alone = Figure::new("W7", "", "ms", &[(900.0, None)], Some(Goal::AtMost(300.0))).unwrap();
+        assert!(!alone.missed_by_half(), "machines differ: only what is beside the twin counts");
+    }
+}

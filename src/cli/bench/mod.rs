@@ -60,7 +60,7 @@ pub(super) struct Arguments {
     /// Only the cases with this in their names, such as "quorum, 1 namespaces" or "1,000 at once"; may be given several times.
     #[arg(long, value_name = "TEXT")]
     only: Vec<String>,
-    /// W1, W2 and W4 in half a minute; exit with 1 when a ratio is worse than half its goal.
+    /// W1, W2 and W4 in a minute; exit with 1 when a ratio is worse than half its goal.
     #[arg(long)]
     quick: bool,
     /// Rounds of each case that count.
