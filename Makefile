@@ -137,9 +137,9 @@ bench-quick: ## a minute of that; fails when a ratio is worse than half its goal
 
 # Both workers are as slow as each other in a debug build, near enough for half the goals.
 .PHONY: bench-report
-bench-report: ## one round of it, with the program as the tests build it; fails as bench-quick does
+bench-report: ## the same with the program as the tests build it; fails as bench-quick does
 	cargo build --tests
-	scripts/with-rabbitmq target/debug/tasker-worker-rust bench --quick --rounds 1
+	scripts/with-rabbitmq target/debug/tasker-worker-rust bench --quick
 
 GENERATIONS := 4.0 4.3
 .PHONY: test-generations
