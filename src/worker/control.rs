@@ -55,6 +55,10 @@ async fn follow(core: &Core, mut subscription: Subscription) {
 async fn look_for_pauses(core: &Core, broker: &dyn Broker, mut state: watch::Receiver<ConsumerState>) {
     while state.wait_for(|state| *state == ConsumerState::Consuming).await.is_ok() {
         for look in looks_from(Instant::now()) {
+            if look < Instant::now() {
+                // The one before took that long.
+                continue;
+            }
             tokio::select! {
                 changed = state.changed() => match changed {
                     Ok(()) => break,
