@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
+use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
@@ -20,6 +21,9 @@ use tokio_util::sync::CancellationToken;
 use crate::broker::BoxFuture;
 
 type Part = BoxFuture<'static, ()>;
+
+/// How long the runtime's end waits for what is being polled.
+const LAST_POLL: Duration = Duration::from_secs(1);
 
 /// Where parts of the work are handed in.
 #[derive(Debug)]
@@ -38,14 +42,13 @@ impl Together {
             return Ok(Self(together));
         }
         let over = CancellationToken::new();
-        let of_runtime = over.clone();
+        let (ended, end) = std::sync::mpsc::channel::<()>();
+        let of_runtime = Ending { over: over.clone(), end };
         // Dropped with the runtime, it ends the thread; the thread ends it.
-        runtime.spawn(async move {
-            let _over = of_runtime.clone().drop_guard();
-            of_runtime.cancelled().await;
-        });
+        runtime.spawn(async move { of_runtime.over.cancelled().await });
         let on_thread = move || {
             let _over = over.clone().drop_guard();
+            let _ended = ended;
             let _in_runtime = runtime.enter();
             drive(over.run_until_cancelled(run(parts)));
         };
@@ -57,6 +60,20 @@ impl Together {
     pub(super) fn add(&self, part: Part) {
         // Where nobody takes it, its runtime is gone.
         let _ = self.0.send(part);
+    }
+}
+
+/// The end of the runtime: its timers go last, and a part that is still polled then would panic.
+struct Ending {
+    over: CancellationToken,
+    end: std::sync::mpsc::Receiver<()>,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.over.cancel();
+        // Nobody sends: it is over with the thread. One that a handler holds is not waited for.
+        let _ = self.end.recv_timeout(LAST_POLL);
     }
 }
 
@@ -114,7 +131,6 @@ impl Wake for Called {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::time::Duration;
 
     use tokio::runtime;
     use tokio::sync::oneshot;
@@ -203,5 +219,43 @@ mod tests {
         begin.blocking_recv().unwrap();
         runtime.shutdown_timeout(Duration::from_secs(10));
         end.blocking_recv().unwrap_err();
+    }
+
+    /// Says so when it is dropped by a panic.
+    struct Watched(Arc<AtomicBool>);
+
+    impl Drop for Watched {
+        fn drop(&mut self) {
+            self.0.fetch_or(thread::panicking(), Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn what_sleeps_while_its_runtime_ends_does_not_panic() {
+        let panicked = Arc::new(AtomicBool::new(false));
+        for _ in 0..200 {
+            let runtime =
+                runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+            let together = Together::start(runtime.handle().clone(), STACK).unwrap();
+            let (mut ends, mut begins) = (Vec::new(), Vec::new());
+            for _ in 0..20 {
+                let watched = Watched(panicked.clone());
+                let (begun, begin) = oneshot::channel();
+                let (sleeping, end) = part(async move {
+                    let _watched = watched;
+                    begun.send(()).unwrap();
+                    loop {
+                        tokio::time::sleep(Duration::from_micros(10)).await;
+                    }
+                });
+                together.add(sleeping);
+                ends.push(end);
+                begins.push(begin);
+            }
+            begins.into_iter().for_each(|begin| begin.blocking_recv().unwrap());
+            drop(runtime);
+            ends.into_iter().for_each(|end| drop(end.blocking_recv()));
+        }
+        assert!(!panicked.load(Ordering::Relaxed));
     }
 }

@@ -1,10 +1,10 @@
 //! Whole workflows: the real orchestrator and worker as processes, through the HTTP API and the store.
 
-use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
+use std::{fs, iter};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
@@ -55,7 +55,7 @@ impl Product {
         for (number, template) in templates.iter().enumerate() {
             fs::write(folder.join(format!("{number}.yaml")), template)?;
         }
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = free_port().ok_or("no port is free")?;
         let start = |program: &str| {
             let mut command = Command::new(std::env::current_exe()?);
             command.args(&bench.settings).arg(program).stdin(Stdio::null()).stdout(Stdio::null());
@@ -123,6 +123,12 @@ impl Product {
         }
         Ok(())
     }
+}
+
+/// Below the range of those that the system gives to connections, so that none takes it before it is used.
+fn free_port() -> Option<u16> {
+    let port = || rand::random_range(10_000..30_000);
+    iter::repeat_with(port).take(1_000).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
 }
 
 /// A directory for one store; removed when dropped.
